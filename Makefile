@@ -1,0 +1,90 @@
+# Every target sets up .venv by itself: the files under .venv/stamps say which steps are done.
+# `make test ARGS="-k fold"` hands ARGS to pytest; demo and bench hand theirs to the script.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip -qq --disable-pip-version-check
+STAMPS := $(VENV)/stamps
+OUT := out
+ARGS ?=
+
+CPP_FOLDERS := $(wildcard csrc csrc/*/. passes)
+CPP_FILES := $(sort $(foreach folder,csrc csrc/* passes,$(wildcard $(folder)/*.cpp $(folder)/*.h)))
+CPP_TUTORIAL := $(wildcard tutorials/*/*.cpp tutorials/*/*.h)
+
+.PHONY: help demo test lint format bench build clean
+
+help:
+	@echo "make demo    quantize EfficientNet-Lite0 and show what came of it"
+	@echo "make test    run the tests                    (ARGS=... goes to pytest)"
+	@echo "make lint    ruff, mypy and clang-format, changing nothing"
+	@echo "make format  let ruff and clang-format rewrite what they can"
+	@echo "make bench   measure accuracy, speed and size (results also as JSON in $(OUT)/)"
+	@echo "make build   compile the extension into .venv"
+	@echo "make clean   remove what was built; .venv and its packages stay"
+
+demo: $(STAMPS)/extension $(STAMPS)/extra-demo
+	@$(PY) tutorials/demo.py $(ARGS)
+
+test: $(STAMPS)/extension $(STAMPS)/extra-test $(STAMPS)/torchvision
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(STAMPS)/torch $(STAMPS)/extra-lint
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy jitquant
+	@$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES) $(CPP_TUTORIAL)
+
+format: $(STAMPS)/torch $(STAMPS)/extra-lint
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+	@$(VENV)/bin/clang-format -i $(CPP_FILES) $(CPP_TUTORIAL)
+
+bench: $(STAMPS)/extension $(STAMPS)/extra-test $(STAMPS)/torchvision
+	@mkdir -p $(OUT)
+	@$(PY) benchmarks/efficientnet_lite0.py --json $(OUT)/efficientnet_lite0.json $(ARGS)
+	@$(PY) benchmarks/resnet18.py --json $(OUT)/resnet18.json $(ARGS)
+
+build: $(STAMPS)/extension
+
+clean:
+	rm -rf build dist $(OUT) *.egg-info jitquant/*.so jitquant/_build_info.py $(STAMPS)/extension
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find jitquant tests tutorials benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jitquant needs Python 3.11 or newer; try make PYTHON=python3.11")'
+	@test -x $(PY) || { echo "== making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@mkdir -p $(@D) && touch $@
+
+# Exactly this spelling: it is the version the extension is written against, and the one that the index pip is
+# set up with may have as a CPU build.
+$(STAMPS)/torch: $(STAMPS)/venv
+	@echo "== installing torch"
+	@$(PIP) install torch==2.13.0
+	@$(PIP) install "setuptools>=77" wheel ninja numpy
+	@touch $@
+
+# The folders are prerequisites too, so that a file removed counts as a change. torch calls ccache if it is there.
+$(STAMPS)/extension: $(STAMPS)/torch setup.py pyproject.toml $(CPP_FOLDERS) $(CPP_FILES)
+	@echo "== compiling jitquant._C (some minutes the first time)"
+	@$(PIP) install --no-build-isolation -e .
+	@touch $@
+
+# One stamp for each extra that pyproject.toml lists. torch comes first, so that no extra chooses another one.
+$(STAMPS)/extra-%: $(STAMPS)/torch pyproject.toml
+	@echo "== installing what '$*' needs"
+	@$(PY) -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $* > $@.txt
+	@$(PIP) install -r $@.txt
+	@touch $@
+
+# Only its models are used, so none of what it depends on may be changed for it.
+$(STAMPS)/torchvision: $(STAMPS)/torch
+	@$(PIP) install --no-deps torchvision==0.28.0
+	@$(PIP) install pillow
+	@touch $@

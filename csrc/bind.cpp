@@ -1,0 +1,148 @@
+// The one file that binds to Python.
+#include <torch/extension.h>
+
+#include <torch/csrc/jit/ir/irparser.h>
+#include <torch/csrc/jit/python/pybind_utils.h>
+
+#include "csrc/error.h"
+#include "csrc/module_path.h"
+#include "csrc/op_table.h"
+#include "csrc/pass.h"
+#include "csrc/target.h"
+#include "csrc/walk.h"
+
+namespace py = pybind11;
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Module;
+using torch::jit::Node;
+
+using PythonQConfigs = std::map<std::string, std::optional<std::pair<Module, Module>>>;
+
+QConfigMap to_qconfig_map(const PythonQConfigs& qconfigs) {
+  QConfigMap map;
+  for (const auto& [path, observers] : qconfigs) {
+    map[path] = observers ? std::optional(ObserverPair{observers->first, observers->second}) : std::nullopt;
+  }
+  return map;
+}
+
+py::tuple run_pass_on(const std::string& name, const Module& module, const std::vector<std::string>& methods,
+                      const std::string& engine, const PythonQConfigs& qconfigs,
+                      const std::vector<std::string>& preserved_attrs) {
+  Context context(module, methods, {engine, to_qconfig_map(qconfigs), preserved_attrs});
+  const int64_t count = run_pass(name, context);
+  return py::make_tuple(count, context.warnings);
+}
+
+// Registers a value under a dotted path, with empty modules on the way.
+void add_attribute(Module root, const std::string& path, const py::object& value, const c10::TypePtr& type) {
+  Module owner = root;
+  size_t begin = 0;
+  for (size_t dot = path.find('.'); dot != std::string::npos; dot = path.find('.', begin)) {
+    const std::string name = path.substr(begin, dot - begin);
+    if (!owner.hasattr(name)) {
+      const auto unit = root._ivalue()->compilation_unit();
+      const auto type_name = c10::QualifiedName(*owner.type()->name(), name);
+      owner.register_module(name, Module(unit, c10::ClassType::create(type_name, unit, /*is_module=*/true)));
+    }
+    owner = owner.attr(name).toModule();
+    begin = dot + 1;
+  }
+  const std::string name = path.substr(begin);
+  if (py::isinstance<Module>(value)) {
+    owner.register_module(name, py::cast<Module>(value));
+  } else {
+    owner.register_attribute(name, type, torch::jit::toIValue(value, type));
+  }
+}
+
+// IR text with attributes becomes a module whose forward is that graph. Its first input has to be %self.
+// Each attribute comes with its type, or with nothing where it is a module.
+Module parse_module(const std::string& text,
+                    const std::map<std::string, std::pair<py::object, c10::TypePtr>>& attributes) {
+  static int64_t next = 0;
+  auto unit = std::make_shared<torch::jit::CompilationUnit>();
+  Module module(c10::QualifiedName("__torch__.Parsed" + std::to_string(next++)), unit);
+  for (const auto& [path, value] : attributes) {
+    add_attribute(module, path, value.first, value.second);
+  }
+  auto graph = std::make_shared<torch::jit::Graph>();
+  torch::jit::parseIR(text, graph.get());
+  if (graph->inputs().empty()) {
+    fail("parse", "the graph has no inputs", "write graph(%self, ...), since a method takes its module first");
+  }
+  graph->inputs()[0]->setType(module.type());
+  for_each_node(graph->block(), [&](Node* node) {
+    auto owner = node->kind() == c10::prim::GetAttr ? node->input()->type()->cast<c10::ClassType>() : nullptr;
+    if (owner) {
+      const auto& name = node->s(c10::attr::name);
+      if (!owner->hasAttribute(name)) {
+        fail("parse", "the graph reads '" + name + "', which no attribute has", "pass it among the attributes");
+      }
+      node->output()->setType(owner->getAttribute(name));
+    }
+  });
+  module.type()->addMethod(unit->create_function(c10::QualifiedName(*module.type()->name(), "forward"), graph));
+  return module;
+}
+
+py::list table_rows() {
+  py::list rows;
+  for (const OpRow& row : op_table()) {
+    py::dict entry;
+    entry["op"] = row.op;
+    entry["activations"] = row.activations;
+    entry["weight"] = row.weight;
+    entry["weight_axis"] = row.weight_axis;
+    entry["bias"] = row.bias;
+    entry["output"] = row.output == Output::Observed ? "observed" : row.output == Output::Fixed ? "fixed" : "same";
+    entry["absorbs_clamp"] = row.absorbs_clamp;
+    entry["clamp"] = row.bounds.has_value();
+    entry["integer"] = has_integer_form(row);
+    std::vector<std::string> recipes;
+    for (const IntegerForm& form : quantized_forms()) {
+      if (form.op == row.op) {
+        recipes.push_back(form.recipe);
+      }
+    }
+    entry["recipes"] = recipes;
+    rows.append(entry);
+  }
+  return rows;
+}
+
+void register_attribute(Module& module, const std::string& name, const std::string& value) {
+  if (module.hasattr(name)) {
+    module.setattr(name, value);
+  } else {
+    module.register_attribute(name, c10::StringType::get(), value);
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
+  static py::exception<QuantizationError> error(binding, "QuantizationError", PyExc_ValueError);
+  binding.def("run_pass", &run_pass_on, py::arg("name"), py::arg("module"), py::arg("methods"), py::arg("engine"),
+              py::arg("qconfigs"), py::arg("preserved_attrs"));
+  binding.def("parse_module", &parse_module, py::arg("text"), py::arg("attributes"));
+  binding.def("passes", [] {
+    std::map<std::string, std::string> purposes;
+    for (const auto& [name, pass] : all_passes()) {
+      purposes[name] = pass.purpose;
+    }
+    return purposes;
+  });
+  // Types and graphs of its own; the tensors too, unless they are to be shared.
+  binding.def(
+      "clone", [](const Module& module, bool share_tensors) { return module.clone(share_tensors); },
+      py::arg("module"), py::arg("share_tensors"));
+  binding.def("op_table", &table_rows);
+  binding.def("set_string", &register_attribute);
+}
+
+}  // namespace jitquant

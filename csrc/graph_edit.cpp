@@ -1,0 +1,60 @@
+#include "csrc/graph_edit.h"
+
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+namespace jitquant {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+Value* constant(Node* before, const c10::IValue& value) {
+  torch::jit::WithInsertPoint guard(before);
+  return before->owningGraph()->insertConstant(value);
+}
+
+std::optional<c10::IValue> constant_of(const Value* value) {
+  if (auto direct = torch::jit::toIValue(value)) {
+    return direct;
+  }
+  const Node* node = value->node();
+  auto list_type = value->type()->cast<c10::ListType>();
+  if (node->kind() != c10::prim::ListConstruct || !list_type) {
+    return std::nullopt;
+  }
+  c10::impl::GenericList list(list_type->getElementType());
+  for (const Value* input : node->inputs()) {
+    auto element = torch::jit::toIValue(input);
+    if (!element) {
+      return std::nullopt;
+    }
+    list.push_back(*element);
+  }
+  return c10::IValue(list);
+}
+
+Value* insert_op(Node* before, const Node* origin, const std::string& op, const std::vector<Value*>& inputs) {
+  torch::jit::WithInsertPoint guard(before);
+  auto* graph = before->owningGraph();
+  std::vector<torch::jit::NamedValue> arguments(inputs.begin(), inputs.end());
+  Value* output = graph->insert(c10::Symbol::fromQualString(op), arguments);
+  output->node()->copyMetadata(const_cast<Node*>(origin));
+  return output;
+}
+
+Node* first_point_after(Value* value) {
+  Node* node = value->node();
+  return node->kind() == c10::prim::Param ? *node->owningBlock()->nodes().begin() : node->next();
+}
+
+Node* only_user(const Value* value) {
+  if (value->uses().size() != 1) {
+    return nullptr;
+  }
+  Node* user = value->uses()[0].user;
+  return user->owningBlock() == value->node()->owningBlock() ? user : nullptr;
+}
+
+void eliminate_dead_code(const std::shared_ptr<torch::jit::Graph>& graph) { torch::jit::EliminateDeadCode(graph); }
+
+}  // namespace jitquant

@@ -1,0 +1,229 @@
+#include "csrc/op_table.h"
+
+#include <cmath>
+#include <limits>
+#include <unordered_map>
+
+#include "csrc/graph_edit.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+OpRow weighted(std::string op, int64_t axis = 0) {
+  return {.op = std::move(op),
+          .activations = {"input"},
+          .weight = "weight",
+          .weight_axis = axis,
+          .bias = "bias",
+          .output = Output::Observed,
+          .absorbs_clamp = true};
+}
+
+OpRow binary(std::string op) {
+  return {.op = std::move(op), .activations = {"self", "other"}, .output = Output::Observed, .absorbs_clamp = true};
+}
+
+OpRow observed(std::string op, std::string activation = "self") {
+  return {.op = std::move(op), .activations = {std::move(activation)}, .output = Output::Observed};
+}
+
+OpRow same(std::string op, std::string activation = "self") {
+  return {.op = std::move(op), .activations = {std::move(activation)}};
+}
+
+OpRow fixed(std::string op, double scale, int64_t zero_point) {
+  return {.op = std::move(op),
+          .activations = {"self"},
+          .output = Output::Fixed,
+          .fixed = FixedQParams{scale, zero_point}};
+}
+
+OpRow clamp(std::string op, std::string low, std::string high) {
+  return {.op = std::move(op), .activations = {"self"}, .bounds = std::pair(std::move(low), std::move(high))};
+}
+
+std::vector<OpRow> make_table() {
+  return {
+      // Convolutions and linear: integer products with the weight.
+      weighted("aten::conv1d"),
+      weighted("aten::conv2d"),
+      weighted("aten::conv3d"),
+      weighted("aten::linear"),
+      weighted("aten::conv_transpose1d", 1),
+      weighted("aten::conv_transpose2d.input", 1),
+      weighted("aten::conv_transpose3d.input", 1),
+      // Arithmetic on activations.
+      binary("aten::add.Tensor"),
+      binary("aten::mul.Tensor"),
+      observed("aten::cat", "tensors"),
+      // Activation functions with a range of their own.
+      observed("aten::hardswish"),
+      observed("aten::leaky_relu"),
+      observed("aten::elu"),
+      fixed("aten::sigmoid", 1.0 / 256, 0),
+      fixed("aten::hardsigmoid", 1.0 / 256, 0),
+      fixed("aten::tanh", 2.0 / 256, 128),
+      // Clamps: absorbed by the op before them where they can be, else integer ops on the same parameters.
+      clamp("aten::relu", "0", "inf"),
+      clamp("aten::hardtanh", "min_val", "max_val"),
+      clamp("aten::clamp", "min", "max"),
+      // Padding with zero.
+      same("aten::constant_pad_nd"),
+      // Pooling and resampling.
+      same("aten::max_pool1d"),
+      same("aten::max_pool2d"),
+      same("aten::max_pool3d"),
+      same("aten::avg_pool1d"),
+      same("aten::avg_pool2d"),
+      same("aten::avg_pool3d"),
+      same("aten::adaptive_avg_pool1d"),
+      same("aten::adaptive_avg_pool2d"),
+      same("aten::adaptive_avg_pool3d"),
+      same("aten::mean.dim"),
+      same("aten::upsample_nearest2d.vec", "input"),
+      same("aten::upsample_nearest3d.vec", "input"),
+      same("aten::upsample_bilinear2d.vec", "input"),
+      same("aten::upsample_nearest2d"),
+      same("aten::upsample_nearest3d"),
+      same("aten::upsample_bilinear2d"),
+      // Shape.
+      same("aten::flatten.using_ints"),
+      same("aten::view"),
+      same("aten::reshape"),
+      same("aten::permute"),
+      same("aten::transpose.int"),
+      same("aten::t"),
+      same("aten::squeeze"),
+      same("aten::squeeze.dim"),
+      same("aten::unsqueeze"),
+      same("aten::chunk"),
+      same("aten::split.Tensor"),
+      same("aten::split_with_sizes"),
+      same("aten::slice.Tensor"),
+      same("aten::select.int"),
+      same("aten::contiguous"),
+      same("aten::clone"),
+  };
+}
+
+// "aten::add.Tensor" belongs to aten::add, restricted to one overload.
+std::pair<std::string, std::optional<std::string>> split_overload(const std::string& op) {
+  const size_t dot = op.find('.');
+  return dot == std::string::npos ? std::pair(op, std::optional<std::string>())
+                                  : std::pair(op.substr(0, dot), std::optional(op.substr(dot + 1)));
+}
+
+using Index = std::unordered_multimap<c10::Symbol, const OpRow*>;
+
+const Index& table_index() {
+  static const Index index = [] {
+    Index built;
+    for (const OpRow& row : op_table()) {
+      built.emplace(c10::Symbol::fromQualString(split_overload(row.op).first), &row);
+    }
+    return built;
+  }();
+  return index;
+}
+
+double bound(const Node* node, const std::string& text, double absent) {
+  if (text == "inf") {
+    return absent;
+  }
+  if (text == "0") {
+    return 0;
+  }
+  auto value = constant_of(node->namedInput(text));
+  if (!value) {
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  return value->isNone() ? absent : value->toScalar().toDouble();
+}
+
+}  // namespace
+
+const std::vector<OpRow>& op_table() {
+  static const std::vector<OpRow> table = make_table();
+  return table;
+}
+
+const OpRow* find_row(const Node* node) {
+  auto [begin, end] = table_index().equal_range(node->kind());
+  for (auto it = begin; it != end; ++it) {
+    const auto* schema = node->maybeSchema();
+    if (schema == nullptr) {
+      return nullptr;
+    }
+    auto [name, overload] = split_overload(it->second->op);
+    if (schema->overload_name() == overload.value_or("")) {
+      return it->second;
+    }
+  }
+  return nullptr;
+}
+
+std::vector<ActivationSlot> activation_slots(Node* node, const OpRow& row) {
+  std::vector<ActivationSlot> slots;
+  for (const auto& name : row.activations) {
+    const size_t index = *node->schema().argumentIndexWithName(name);
+    Value* value = node->input(index);
+    if (value->type()->isSubtypeOf(*c10::TensorType::get())) {
+      slots.push_back({node, index});
+      continue;
+    }
+    if (value->node()->kind() != c10::prim::ListConstruct || value->uses().size() != 1) {
+      return {};
+    }
+    for (size_t i = 0; i < value->node()->inputs().size(); ++i) {
+      slots.push_back({value->node(), i});
+    }
+  }
+  return slots;
+}
+
+std::vector<Value*> tensor_outputs(Node* node) {
+  if (node->outputs().size() != 1) {
+    return {};
+  }
+  Value* output = node->output();
+  if (output->type()->isSubtypeOf(*c10::TensorType::get())) {
+    return {output};
+  }
+  Node* user = only_user(output);
+  if (user == nullptr || user->kind() != c10::prim::ListUnpack) {
+    return {};
+  }
+  return {user->outputs().begin(), user->outputs().end()};
+}
+
+std::optional<std::pair<double, double>> clamp_bounds(const Node* node, const OpRow& row) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const double low = bound(node, row.bounds->first, -infinity);
+  const double high = bound(node, row.bounds->second, infinity);
+  if (std::isnan(low) || std::isnan(high)) {
+    return std::nullopt;
+  }
+  return std::pair(low, high);
+}
+
+Node* absorbed_clamp(const Value* value, const OpRow& row) {
+  Node* user = row.absorbs_clamp ? only_user(value) : nullptr;
+  const OpRow* user_row = user == nullptr ? nullptr : find_row(user);
+  return user_row != nullptr && user_row->bounds && clamp_bounds(user, *user_row) ? user : nullptr;
+}
+
+bool is_fenced(Node* node) {
+  for (Value* output : tensor_outputs(node)) {
+    Node* user = only_user(output);
+    if (user != nullptr && user->kind() == c10::Symbol::fromQualString(kFence)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace jitquant

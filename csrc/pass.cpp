@@ -1,0 +1,208 @@
+#include "csrc/pass.h"
+
+#include "csrc/error.h"
+#include "csrc/graph_edit.h"
+#include "csrc/module_path.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Module;
+using torch::jit::Node;
+using torch::jit::Value;
+
+std::map<std::string, Pass>& registry() {
+  static std::map<std::string, Pass> passes;
+  return passes;
+}
+
+using Attribute = std::pair<const c10::ClassType*, std::string>;
+
+std::optional<Attribute> attribute_read_by(const Value* value) {
+  if (value->node()->kind() != c10::prim::GetAttr) {
+    return std::nullopt;
+  }
+  auto owner = value->node()->input()->type()->cast<c10::ClassType>();
+  return owner ? std::optional(Attribute(owner.get(), value->node()->s(c10::attr::name))) : std::nullopt;
+}
+
+// Attributes that a method assigns, or changes in place.
+void collect_written(torch::jit::Block* block, std::set<Attribute>& written) {
+  for_each_node(block, [&](Node* node) {
+    if (node->kind() == c10::prim::SetAttr) {
+      if (auto owner = node->input(0)->type()->cast<c10::ClassType>()) {
+        written.emplace(owner.get(), node->s(c10::attr::name));
+      }
+      return;
+    }
+    const auto* schema = node->maybeSchema();
+    if (schema == nullptr || !schema->is_mutable()) {
+      return;
+    }
+    for (size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      const auto* alias = schema->arguments()[i].alias_info();
+      if (alias != nullptr && alias->isWrite()) {
+        if (auto attribute = attribute_read_by(node->input(i))) {
+          written.insert(*attribute);
+        }
+      }
+    }
+  });
+}
+
+// Turns an attribute that was None for good into an optional tensor, in every module of that class: modules without a bias
+// share one class, and those that stay without one keep their None.
+void make_optional(const Module& root, const c10::ClassTypePtr& type, const std::string& name) {
+  const size_t slot = type->getAttributeSlot(name);
+  const bool is_parameter = type->is_parameter(slot);
+  std::vector<Module> submodules;
+  for (const Module& submodule : root.modules()) {
+    submodules.push_back(submodule);
+  }
+  type->unsafeRemoveAttribute(name);
+  const size_t new_slot = type->addAttribute(name, c10::OptionalType::ofTensor(), is_parameter);
+  for (const Module& submodule : submodules) {
+    if (submodule.type() == type) {
+      submodule._ivalue()->unsafeRemoveSlot(slot);
+      submodule._ivalue()->setSlot(new_slot, c10::IValue());
+    }
+  }
+}
+
+}  // namespace
+
+Context::Context(Module module, std::vector<std::string> methods, Options options)
+    : module(std::move(module)), options(std::move(options)), methods_(std::move(methods)) {
+  for (const Module& submodule : this->module.modules()) {
+    for (const auto& method : submodule.get_methods()) {
+      collect_written(method.graph()->block(), written_);
+    }
+  }
+}
+
+std::vector<std::shared_ptr<torch::jit::Graph>> Context::graphs() const {
+  std::vector<std::shared_ptr<torch::jit::Graph>> graphs;
+  for (const auto& name : methods_) {
+    graphs.push_back(module.get_method(name).graph());
+  }
+  return graphs;
+}
+
+std::optional<c10::IValue> Context::static_value(const Value* value) const {
+  if (auto known = constant_of(value)) {
+    return known;
+  }
+  if (value->node()->kind() == c10::aten::t) {
+    auto source = static_tensor(value->node()->input());
+    return source ? std::optional<c10::IValue>(source->t()) : std::nullopt;
+  }
+  auto path = attribute_path(value);
+  if (!path || path->empty()) {
+    return std::nullopt;
+  }
+  for (const Value* link = value; auto attribute = attribute_read_by(link); link = link->node()->input()) {
+    if (written_.count(*attribute) != 0) {
+      return std::nullopt;
+    }
+  }
+  auto [owner, name] = owner_of(module, *path);
+  return owner.hasattr(name) ? std::optional(owner.attr(name)) : std::nullopt;
+}
+
+std::optional<at::Tensor> Context::static_tensor(const Value* value) const {
+  auto known = static_value(value);
+  return known && known->isTensor() ? std::optional(known->toTensor()) : std::nullopt;
+}
+
+std::unordered_map<std::string, size_t> Context::attribute_uses() const {
+  std::unordered_map<std::string, size_t> uses;
+  for (const auto& graph : graphs()) {
+    for_each_node(graph->block(), [&](Node* node) {
+      if (node->kind() == c10::prim::GetAttr && node->output()->type()->isSubtypeOf(*c10::TensorType::get())) {
+        if (auto path = attribute_path(node->output())) {
+          uses[*path] += node->output()->uses().size();
+        }
+      }
+    });
+  }
+  return uses;
+}
+
+std::string Context::free_name(const std::string& prefix) {
+  std::string name;
+  do {
+    name = prefix + std::to_string(next_number_[prefix]++);
+  } while (module.hasattr(name));
+  return name;
+}
+
+Value* Context::set_static(Node* node, Value* like, const std::string& name, const at::Tensor& data, bool shared) {
+  auto path = attribute_path(like);
+  if (!path) {
+    return constant(node, data);
+  }
+  auto [owner, like_name] = owner_of(module, *path);
+  std::string target = name;
+  for (size_t i = 0; shared && owner.hasattr(target); ++i) {
+    target = name + "_" + std::to_string(i);
+  }
+  if (!owner.hasattr(target)) {
+    owner.register_attribute(target, c10::TensorType::get(), data);
+  } else {
+    if (owner.type()->getAttribute(target) == c10::NoneType::get()) {
+      make_optional(module, owner.type(), target);
+    }
+    owner.setattr(target, data);
+  }
+  torch::jit::WithInsertPoint guard(node);
+  Value* read = node->owningGraph()->insertGetAttr(like->node()->input(), target);
+  read->setType(c10::TensorType::get());
+  read->node()->copyMetadata(node);
+  return read;
+}
+
+Value* Context::new_attribute(Node* node, const std::string& prefix, const c10::IValue& value,
+                              const c10::TypePtr& type) {
+  const std::string name = free_name(prefix);
+  module.register_attribute(name, type, value);
+  torch::jit::WithInsertPoint guard(node);
+  Value* read = node->owningGraph()->insertGetAttr(node->owningGraph()->inputs()[0], name);
+  read->node()->copyMetadata(node);
+  return read;
+}
+
+Value* Context::new_submodule(Node* node, const std::string& prefix, const Module& submodule) {
+  const std::string name = free_name(prefix);
+  module.register_module(name, submodule);
+  torch::jit::WithInsertPoint guard(node);
+  return node->owningGraph()->insertGetAttr(node->owningGraph()->inputs()[0], name);
+}
+
+void Context::remove_attribute(const std::string& name) {
+  module._ivalue()->unsafeRemoveAttr(name);
+  module.type()->unsafeRemoveAttribute(name);
+}
+
+bool Context::has_other_methods() const { return module.get_methods().size() > methods_.size(); }
+
+const std::map<std::string, Pass>& all_passes() { return registry(); }
+
+RegisterPass::RegisterPass(const char* name, const char* purpose, int64_t (*run)(Context&)) {
+  registry()[name] = Pass{name, purpose, run};
+}
+
+int64_t run_pass(const std::string& name, Context& context) {
+  auto found = registry().find(name);
+  if (found == registry().end()) {
+    std::string known;
+    for (const auto& [known_name, pass] : registry()) {
+      known += (known.empty() ? "" : ", ") + known_name;
+    }
+    fail("run_pass", "there is no pass '" + name + "'", "the passes are " + known);
+  }
+  return found->second.run(context);
+}
+
+}  // namespace jitquant

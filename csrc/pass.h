@@ -1,0 +1,99 @@
+// What a pass is: a named function over the graphs of one module that returns how many rewrites it made.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+namespace jitquant {
+
+// The observers of one qconfig; every value that is observed gets a copy of its own.
+struct ObserverPair {
+  torch::jit::Module activation;
+  torch::jit::Module weight;
+};
+
+// A module path maps to observers, or to nothing where the module stays float.
+using QConfigMap = std::map<std::string, std::optional<ObserverPair>>;
+
+struct Options {
+  std::string engine = "x86";
+  QConfigMap qconfigs;
+  std::vector<std::string> preserved_attrs;
+};
+
+// One module, the methods that are worked on, and the only ways to read and to write what is not in a graph.
+class Context {
+ public:
+  Context(torch::jit::Module module, std::vector<std::string> methods, Options options);
+
+  torch::jit::Module module;
+  Options options;
+  // What could not be done and a user should know; shown as Python warnings.
+  std::vector<std::string> warnings;
+
+  const std::vector<std::string>& methods() const { return methods_; }
+  std::vector<std::shared_ptr<torch::jit::Graph>> graphs() const;
+
+  // The value of a constant, of an attribute that no method writes to, or of the transpose of either.
+  std::optional<c10::IValue> static_value(const torch::jit::Value* value) const;
+  std::optional<at::Tensor> static_tensor(const torch::jit::Value* value) const;
+
+  // How often each attribute is used in the graphs, by its dotted path.
+  std::unordered_map<std::string, size_t> attribute_uses() const;
+
+  // Makes `data` readable before `node`, beside the static value `like`: a constant where `like` is one, else the
+  // attribute `name` of the module that owns `like`. Where `shared`, what has that name already is left as it is and
+  // the new attribute gets a name of its own.
+  torch::jit::Value* set_static(torch::jit::Node* node, torch::jit::Value* like, const std::string& name,
+                                const at::Tensor& data, bool shared);
+
+  // A new attribute of the top module, named by `prefix` and the next free number, read before `node`.
+  torch::jit::Value* new_attribute(torch::jit::Node* node, const std::string& prefix, const c10::IValue& value,
+                                   const c10::TypePtr& type);
+  // The same for a submodule.
+  torch::jit::Value* new_submodule(torch::jit::Node* node, const std::string& prefix,
+                                   const torch::jit::Module& submodule);
+
+  // Removes an attribute of the top module that no graph reads any more.
+  void remove_attribute(const std::string& name);
+
+  // Whether some method besides those worked on could see a changed attribute.
+  bool has_other_methods() const;
+
+ private:
+  std::string free_name(const std::string& prefix);
+
+  std::vector<std::string> methods_;
+  std::set<std::pair<const c10::ClassType*, std::string>> written_;
+  std::unordered_map<std::string, size_t> next_number_;
+};
+
+struct Pass {
+  std::string name;
+  std::string purpose;
+  int64_t (*run)(Context&);
+};
+
+const std::map<std::string, Pass>& all_passes();
+
+struct RegisterPass {
+  RegisterPass(const char* name, const char* purpose, int64_t (*run)(Context&));
+};
+
+// Runs one pass and returns its count of rewrites. Raises QuantizationError where no pass has that name.
+int64_t run_pass(const std::string& name, Context& context);
+
+}  // namespace jitquant
+
+#define JITQUANT_PASS(Function, name, purpose) \
+  static const ::jitquant::RegisterPass Function##_registration(name, purpose, Function)

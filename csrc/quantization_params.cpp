@@ -1,0 +1,102 @@
+#include "csrc/quantization_params.h"
+
+#include <ATen/ATen.h>
+
+#include "csrc/graph_edit.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Module;
+using torch::jit::Node;
+using torch::jit::Value;
+
+bool all_finite(const at::Tensor& tensor) { return at::isfinite(tensor).all().item<bool>(); }
+
+std::optional<at::Tensor> tensor_attribute(const Module& module, const std::string& name) {
+  if (!module.hasattr(name) || !module.attr(name).isTensor()) {
+    return std::nullopt;
+  }
+  return module.attr(name).toTensor();
+}
+
+}  // namespace
+
+bool has_observed(const Module& observer) {
+  auto low = tensor_attribute(observer, "min_val");
+  auto high = tensor_attribute(observer, "max_val");
+  if (!low || !high) {
+    return true;  // nothing to be seen, as with fixed parameters
+  }
+  // Observers start empty, or with an infinite minimum above an infinite maximum.
+  return low->numel() != 0 && !(*low > *high).all().item<bool>();
+}
+
+std::optional<QParams> ask_observer(const Module& observer) {
+  at::NoGradGuard no_grad;
+  for (const char* bound : {"min_val", "max_val"}) {
+    auto value = tensor_attribute(observer, bound);
+    if (value && !all_finite(*value)) {
+      return std::nullopt;
+    }
+  }
+  const auto result = observer.get_method("calculate_qparams")(std::vector<c10::IValue>{}).toTuple();
+  QParams params;
+  params.scale = result->elements()[0].toTensor().to(at::kFloat);
+  params.zero_point = result->elements()[1].toTensor().to(at::kLong);
+  if (!all_finite(params.scale)) {
+    return std::nullopt;
+  }
+  params.dtype = static_cast<at::ScalarType>(observer.attr("dtype").toInt());
+  const auto scheme = static_cast<at::QScheme>(observer.attr("qscheme").toInt());
+  if (scheme == at::kPerChannelAffine || scheme == at::kPerChannelSymmetric) {
+    params.axis = observer.attr("ch_axis").toInt();
+  }
+  return params;
+}
+
+QParamValues qparams_of_quantize(const Node* quantize) {
+  return {const_cast<Value*>(quantize->input(1)), const_cast<Value*>(quantize->input(2))};
+}
+
+std::optional<QParamValues> qparams_of(const Value* quantized) {
+  const Node* node = quantized->node();
+  while (node != nullptr) {
+    if (node->kind() == c10::aten::quantize_per_tensor) {
+      return qparams_of_quantize(node);
+    }
+    if (node->kind() == c10::prim::Param || node->inputs().empty()) {
+      return std::nullopt;
+    }
+    const auto* schema = node->maybeSchema();
+    for (const char* name : {"output_scale", "scale"}) {
+      auto scale = schema == nullptr ? std::nullopt : schema->argumentIndexWithName(name);
+      if (!scale) {
+        continue;
+      }
+      // The zero point follows the scale in every stock op.
+      return QParamValues{const_cast<Value*>(node->input(*scale)), const_cast<Value*>(node->input(*scale + 1))};
+    }
+    node = node->input(0)->node();
+  }
+  return std::nullopt;
+}
+
+bool same_qparams(const Context& context, const QParamValues& left, const QParamValues& right) {
+  auto same = [&](Value* a, Value* b) {
+    if (a == b) {
+      return true;
+    }
+    auto known = context.static_value(a);
+    auto other = context.static_value(b);
+    return known && other && *known == *other;
+  };
+  return same(left.scale, right.scale) && same(left.zero_point, right.zero_point);
+}
+
+bool is_quantize(const Node* node) { return node->kind() == c10::aten::quantize_per_tensor; }
+
+bool is_dequantize(const Value* value) { return value->node()->kind() == c10::aten::dequantize; }
+
+}  // namespace jitquant

@@ -1,0 +1,141 @@
+#include "csrc/target.h"
+
+#include <algorithm>
+#include <cctype>
+#include <sstream>
+
+#include "csrc/error.h"
+#include "csrc/graph_edit.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+struct Statement {
+  std::string name;
+  std::string op;
+  std::vector<std::string> arguments;
+};
+
+std::string trim(const std::string& text) {
+  const size_t begin = text.find_first_not_of(' ');
+  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(' ') - begin + 1);
+}
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, separator);) {
+    parts.push_back(trim(part));
+  }
+  return parts;
+}
+
+std::vector<Statement> parse_recipe(const std::string& recipe) {
+  std::vector<Statement> statements;
+  for (const auto& text : split(recipe, ';')) {
+    const size_t open = text.find('(');
+    const size_t equals = text.find('=');
+    const bool named = equals != std::string::npos && equals < open;
+    const size_t begin = named ? equals + 1 : 0;
+    statements.push_back({named ? trim(text.substr(0, equals)) : "", trim(text.substr(begin, open - begin)),
+                          split(text.substr(open + 1, text.rfind(')') - open - 1), ',')});
+  }
+  return statements;
+}
+
+Value* empty_scalar_list(Node* before) {
+  torch::jit::WithInsertPoint guard(before);
+  auto* graph = before->owningGraph();
+  auto type = c10::OptionalType::create(c10::NumberType::get());
+  return graph->insertNode(graph->createList(type, {}))->output();
+}
+
+Value* literal(const std::string& text, Node* before) {
+  if (text == "None") {
+    return constant(before, c10::IValue());
+  }
+  if (text == "True" || text == "False") {
+    return constant(before, text == "True");
+  }
+  if (text == "uint8") {
+    return constant(before, static_cast<int64_t>(at::kByte));
+  }
+  if (text == "[]") {
+    return empty_scalar_list(before);
+  }
+  if (text.front() == '\'') {
+    return constant(before, text.substr(1, text.size() - 2));
+  }
+  return constant(before, static_cast<int64_t>(std::stoll(text)));
+}
+
+bool same_value(const c10::IValue& left, const c10::IValue& right) {
+  return left.isScalar() && right.isScalar() ? left.toScalar().toDouble() == right.toScalar().toDouble()
+                                             : left == right;
+}
+
+// Whether each argument that the recipe leaves out has its default value, so that leaving it out changes nothing.
+bool covers_arguments(const IntegerForm& form, const Node* node) {
+  std::vector<std::string> used;
+  for (const auto& statement : parse_recipe(form.recipe)) {
+    used.insert(used.end(), statement.arguments.begin(), statement.arguments.end());
+  }
+  const auto& arguments = node->schema().arguments();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (std::find(used.begin(), used.end(), arguments[i].name()) != used.end()) {
+      continue;
+    }
+    auto given = constant_of(node->input(i));
+    const auto& standard = arguments[i].default_value();
+    if (!given || !standard || !same_value(*given, *standard)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+bool runs_as_it_is(const OpRow& row) {
+  const auto& forms = quantized_forms();
+  const bool listed = std::any_of(forms.begin(), forms.end(), [&](const auto& form) { return form.op == row.op; });
+  return row.output == Output::SameAsInput && !listed;
+}
+
+bool has_integer_form(const OpRow& row) {
+  const auto& forms = quantized_forms();
+  return runs_as_it_is(row) ||
+         std::any_of(forms.begin(), forms.end(), [&](const auto& form) { return form.op == row.op; });
+}
+
+const IntegerForm* choose_form(const Context& context, const Lowering& lowering) {
+  const OpRow* row = find_row(lowering.node);
+  for (const IntegerForm& form : quantized_forms()) {
+    if (form.op == row->op && (form.suits == nullptr || form.suits(context, lowering)) &&
+        covers_arguments(form, lowering.node)) {
+      return &form;
+    }
+  }
+  return nullptr;
+}
+
+Value* build_form(const IntegerForm& form, const Lowering& lowering, Node* before) {
+  auto names = lowering.names;
+  Value* result = nullptr;
+  for (const auto& statement : parse_recipe(lowering.relu ? form.relu_recipe : form.recipe)) {
+    std::vector<Value*> inputs;
+    for (const auto& argument : statement.arguments) {
+      auto known = names.find(argument);
+      inputs.push_back(known != names.end() ? known->second : literal(argument, before));
+    }
+    result = insert_op(before, lowering.node, statement.op, inputs);
+    names[statement.name] = result;
+  }
+  return result;
+}
+
+}  // namespace jitquant

@@ -1,0 +1,90 @@
+// cancel_quant_pairs: what fusion left standing is not quantized around for nothing.
+//
+// Before:                                                After:
+//   %q = aten::quantize_per_tensor(%x, ...)   (%x float)   %y = aten::softmax(%x, ...)
+//   %d = aten::dequantize(%q)
+//   %y = aten::softmax(%d, ...)
+//
+// Before:                                                After: %q in the place of %r
+//   %d = aten::dequantize(%q)
+//   %r = aten::quantize_per_tensor(%d, ...)   (parameters of %q)
+//
+// Before: %p = aten::_make_per_tensor_quantized_tensor(%i, ...)
+//         %j = aten::int_repr(%p)
+// After:  %i in the place of %j
+//
+// Two dequantizes of one value become one.
+// Left alone: a second quantize with other parameters, which does round the value.
+
+#include <unordered_map>
+
+#include "csrc/graph_edit.h"
+#include "csrc/pass.h"
+#include "csrc/quantization_params.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+// A value that holds the same as the node's output and makes the node needless, or nullptr.
+Value* shortcut(const Context& context, Node* node) {
+  static const auto int_repr = c10::Symbol::fromQualString("aten::int_repr");
+  static const auto make_quantized = c10::Symbol::fromQualString("aten::_make_per_tensor_quantized_tensor");
+  if (node->inputs().empty()) {
+    return nullptr;
+  }
+  Node* source = node->input(0)->node();
+  if (node->kind() == c10::aten::dequantize && is_quantize(source)) {
+    return source->input(0);
+  }
+  if (node->kind() == int_repr && source->kind() == make_quantized) {
+    return source->input(0);
+  }
+  if (is_quantize(node) && source->kind() == c10::aten::dequantize) {
+    auto params = qparams_of(source->input());
+    return params && same_qparams(context, *params, qparams_of_quantize(node)) ? source->input() : nullptr;
+  }
+  return nullptr;
+}
+
+int64_t share_dequantizes(torch::jit::Block* block) {
+  int64_t count = 0;
+  std::unordered_map<Value*, Node*> first;
+  for_each_node(block, [&](Node* node) {
+    if (node->kind() != c10::aten::dequantize) {
+      return;
+    }
+    auto [known, added] = first.emplace(node->input(), node);
+    if (!added && node->isDominatedBy(known->second)) {
+      node->output()->replaceAllUsesWith(known->second->output());
+      node->destroy();
+      ++count;
+    }
+  });
+  return count;
+}
+
+}  // namespace
+
+int64_t CancelQuantPairs(Context& context) {
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) {
+      if (Value* same = shortcut(context, node)) {
+        node->output()->replaceAllUsesWith(same);
+        ++count;
+      }
+    });
+    count += share_dequantizes(graph->block());
+    eliminate_dead_code(graph);
+  }
+  return count;
+}
+
+JITQUANT_PASS(CancelQuantPairs, "cancel_quant_pairs", "No quantize that feeds only a dequantize, no dequantize twice.");
+
+}  // namespace jitquant

@@ -1,0 +1,86 @@
+// fold_padding: padding with zeros, the same on both sides, becomes padding of the convolution behind it.
+//
+// Before:
+//   %pad : int[] = prim::Constant[value=[1, 1, 1, 1]]()
+//   %p : Tensor = aten::constant_pad_nd(%x, %pad, %zero)
+//   %y : Tensor = aten::conv2d(%p, %w, %b, %stride, %padding, %dilation, %groups)
+// After:
+//   %y : Tensor = aten::conv2d(%x, %w, %b, %stride, %wider_padding, %dilation, %groups)
+//
+// Left alone: other values than zero, sides that differ (these are padded with the zero point later), and padding of the
+// batch or channel dimension.
+
+#include "csrc/graph_edit.h"
+#include "csrc/pass.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+
+size_t spatial_dimensions(const Node* node) {
+  if (node->kind() == c10::aten::conv1d) {
+    return 1;
+  }
+  if (node->kind() == c10::aten::conv2d) {
+    return 2;
+  }
+  return node->kind() == c10::aten::conv3d ? 3 : 0;
+}
+
+// What the pad adds on either side of each spatial dimension, first to last.
+std::optional<std::vector<int64_t>> symmetric_padding(const Node* pad, size_t dimensions) {
+  auto sizes = constant_of(pad->namedInput("pad"));
+  auto value = constant_of(pad->namedInput("value"));
+  if (!sizes || !value || !value->isScalar() || value->toScalar().toDouble() != 0) {
+    return std::nullopt;
+  }
+  const auto given = sizes->toIntVector();  // from the last dimension to the first, begin and end of each
+  std::vector<int64_t> padding(dimensions, 0);
+  for (size_t i = 0; i < given.size(); i += 2) {
+    if (given[i] != given[i + 1] || given[i] < 0 || (i / 2 >= dimensions && given[i] != 0)) {
+      return std::nullopt;
+    }
+    if (i / 2 < dimensions) {
+      padding[dimensions - 1 - i / 2] = given[i];
+    }
+  }
+  return padding;
+}
+
+bool fold_into(Node* conv) {
+  const size_t dimensions = spatial_dimensions(conv);
+  if (dimensions == 0 || conv->input(0)->node()->kind() != c10::aten::constant_pad_nd) {
+    return false;
+  }
+  Node* pad = conv->input(0)->node();
+  auto own = constant_of(conv->namedInput("padding"));
+  auto added = symmetric_padding(pad, dimensions);
+  if (!own || !own->isIntList() || !added) {
+    return false;
+  }
+  const auto before = own->toIntVector();
+  for (size_t i = 0; i < dimensions; ++i) {
+    (*added)[i] += before[before.size() == 1 ? 0 : i];
+  }
+  conv->replaceInput(0, pad->input(0));
+  conv->replaceInput(*conv->schema().argumentIndexWithName("padding"), constant(conv, *added));
+  return true;
+}
+
+}  // namespace
+
+int64_t FoldPadding(Context& context) {
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) { count += fold_into(node); });
+    eliminate_dead_code(graph);
+  }
+  return count;
+}
+
+JITQUANT_PASS(FoldPadding, "fold_padding", "Even zero padding becomes padding of the convolution behind it.");
+
+}  // namespace jitquant

@@ -1,0 +1,86 @@
+// fold_prepack: weights are quantized and packed now, once, and not at each call.
+//
+// Before:
+//   %q : Tensor = prim::Constant[value=<quantized tensor>]()
+//   %packed = quantized::conv2d_prepack(%q, %bias, ...)
+// After:
+//   %packed = prim::GetAttr[name="_jit_pass_packed_weight_0"](%self)
+//
+// Where stock torch cannot save what the op gives (oneDNN's opaque tensors), the attribute is a small TorchScript object
+// that keeps it and packs it anew when the file is loaded.
+// Left alone: packing whose inputs are not constants.
+
+#include "csrc/graph_edit.h"
+#include "csrc/packed_conv.h"
+#include "csrc/pass.h"
+#include "csrc/target.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+constexpr const char* kPrefix = "_jit_pass_packed_weight_";
+
+bool is_prepack(const Node* node) {
+  static const std::vector<c10::Symbol> kinds = [] {
+    std::vector<c10::Symbol> symbols;
+    for (const auto& op : prepack_ops()) {
+      symbols.push_back(c10::Symbol::fromQualString(op));
+    }
+    return symbols;
+  }();
+  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
+}
+
+std::optional<torch::jit::Stack> constant_inputs(const Node* node) {
+  torch::jit::Stack stack;
+  for (const Value* input : node->inputs()) {
+    auto value = constant_of(input);
+    if (!value) {
+      return std::nullopt;
+    }
+    stack.push_back(*value);
+  }
+  return stack;
+}
+
+bool fold(Context& context, Node* node) {
+  auto arguments = constant_inputs(node);
+  if (!arguments) {
+    return false;
+  }
+  Value* packed = nullptr;
+  if (node->kind() == c10::Symbol::fromQualString("onednn::qconv_prepack")) {
+    auto holder = make_packed_conv(context.module._ivalue()->compilation_unit(), *arguments);
+    Value* read = context.new_attribute(node, kPrefix, holder, holder.type());
+    torch::jit::WithInsertPoint guard(node);
+    packed = node->owningGraph()->insertGetAttr(read, kPackedTensor);
+  } else {
+    torch::jit::Stack stack = *arguments;
+    node->getOperation()(stack);
+    packed = context.new_attribute(node, kPrefix, stack.back(), node->output()->type());
+  }
+  node->output()->replaceAllUsesWith(packed);
+  node->destroy();
+  return true;
+}
+
+}  // namespace
+
+int64_t FoldPrepack(Context& context) {
+  int64_t count = 0;
+  at::NoGradGuard no_grad;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) { count += is_prepack(node) && fold(context, node); });
+    eliminate_dead_code(graph);
+  }
+  return count;
+}
+
+JITQUANT_PASS(FoldPrepack, "fold_prepack", "Weights are quantized and packed once, at conversion.");
+
+}  // namespace jitquant

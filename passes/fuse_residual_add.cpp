@@ -1,0 +1,67 @@
+// fuse_residual_add: a convolution and the add behind it become one op on the engine that has it (onednn).
+//
+// Before:
+//   %c = quantized::conv2d(%x, %packed, %scale, %zero_point)
+//   %y = quantized::add_relu(%c, %z, %scale.1, %zero_point.1)
+// After:
+//   %y = quantized::conv2d_add_relu(%x, %z, %packed, %scale.1, %zero_point.1)
+//
+// The fused op writes its result into the memory of %z. Left alone, therefore: an add whose other operand has another use
+// or did not come fresh from an integer op; and other engines, which have no such op.
+
+#include "csrc/graph_edit.h"
+#include "csrc/pass.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+c10::Symbol quantized(const char* name) { return c10::Symbol::fromQualString(std::string("quantized::") + name); }
+
+bool is_fresh(const Value* value, Node* add) {
+  return only_user(value) == add && value->node()->kind().ns() == add->kind().ns();
+}
+
+bool fuse(Node* add) {
+  const bool relu = add->kind() == quantized("add_relu");
+  if (!relu && add->kind() != quantized("add")) {
+    return false;
+  }
+  // The later of two convolutions, so that the other operand is there already.
+  for (size_t i : {1, 0}) {
+    Node* conv = add->input(i)->node();
+    Value* other = add->input(1 - i);
+    if (conv->kind() != quantized("conv2d") || only_user(conv->output()) != add || !is_fresh(other, add) ||
+        !(other->node()->isBefore(conv))) {
+      continue;
+    }
+    Value* fused = insert_op(add, add, relu ? "quantized::conv2d_add_relu" : "quantized::conv2d_add",
+                             {conv->input(0), other, conv->input(1), add->input(2), add->input(3)});
+    add->output()->replaceAllUsesWith(fused);
+    add->destroy();
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+int64_t FuseResidualAdd(Context& context) {
+  if (context.options.engine != "onednn") {
+    return 0;
+  }
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) { count += fuse(node); });
+    eliminate_dead_code(graph);
+  }
+  return count;
+}
+
+JITQUANT_PASS(FuseResidualAdd, "fuse_residual_add", "Convolution and add become one op where the engine has it.");
+
+}  // namespace jitquant

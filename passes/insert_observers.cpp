@@ -1,0 +1,159 @@
+// insert_observers: each value that is to become integer goes through an observer, and each weight through one of its own.
+//
+// Before:
+//   %c : Tensor = aten::conv2d(%x, %weight, ...)
+//   %y : Tensor = aten::relu(%c)
+// After:
+//   %_observer_0 : __torch__.HistogramObserver = prim::GetAttr[name="_observer_0"](%self)
+//   %x.1 : Tensor = prim::CallMethod[name="forward"](%_observer_0, %x)
+//   %weight.1 : Tensor = prim::CallMethod[name="forward"](%_observer_1, %weight)
+//   %c : Tensor = aten::conv2d(%x.1, %weight.1, ...)
+//   %y : Tensor = aten::relu(%c)
+//   %y.1 : Tensor = prim::CallMethod[name="forward"](%_observer_2, %y)
+//
+// A value is observed where it ends up: behind the clamp that the integer op absorbs. Ops that only move values take over
+// what their input has. The qconfig is that of the most specific module path; an op that has an integer form and whose
+// qconfig is None gets a fence behind it, so that it stays float.
+// Left alone: weights that are not constants or attributes, and ops whose row has no integer form on the target.
+
+#include <unordered_set>
+
+#include "csrc/graph_edit.h"
+#include "csrc/module_path.h"
+#include "csrc/observers.h"
+#include "csrc/op_table.h"
+#include "csrc/pass.h"
+#include "csrc/target.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Module;
+using torch::jit::Node;
+using torch::jit::Value;
+
+const ObserverPair* observers_for(const QConfigMap& qconfigs, std::string path) {
+  while (true) {
+    auto found = qconfigs.find(path);
+    if (found != qconfigs.end()) {
+      return found->second ? &*found->second : nullptr;
+    }
+    if (path.empty()) {
+      return nullptr;
+    }
+    const size_t dot = path.rfind('.');
+    path = dot == std::string::npos ? "" : path.substr(0, dot);
+  }
+}
+
+class Inserter {
+ public:
+  explicit Inserter(Context& context) : context_(context) {}
+
+  void visit(Node* node) {
+    const OpRow* row = find_row(node);
+    if (row == nullptr || !has_integer_form(*row)) {
+      return;
+    }
+    const auto outputs = tensor_outputs(node);
+    const auto slots = activation_slots(node, *row);
+    if (outputs.empty() || slots.empty()) {
+      return;
+    }
+    const ObserverPair* observers = observers_for(context_.options.qconfigs, path_of(node));
+    if (observers == nullptr) {
+      fence(node, outputs);
+    } else if (row->output == Output::SameAsInput) {
+      pass_on(slots, outputs);
+    } else {
+      observe_op(node, *row, slots, *observers);
+    }
+  }
+
+  int64_t count() const { return count_; }
+
+ private:
+  void fence(Node* node, const std::vector<Value*>& outputs) {
+    for (Value* output : outputs) {
+      Value* fenced = insert_op(first_point_after(output), node, kFence, {output});
+      output->replaceAllUsesAfterNodeWith(fenced->node(), fenced);
+    }
+  }
+
+  void pass_on(const std::vector<ActivationSlot>& slots, const std::vector<Value*>& outputs) {
+    const bool all = std::all_of(slots.begin(), slots.end(),
+                                 [&](const auto& slot) { return integer_.count(slot.value()) != 0; });
+    if (all) {
+      integer_.insert(outputs.begin(), outputs.end());
+    }
+  }
+
+  void observe_op(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots,
+                  const ObserverPair& observers) {
+    if (row.weight) {
+      Value* weight = node->namedInput(*row.weight);
+      auto data = context_.static_tensor(weight);
+      if (!data || !data->is_floating_point()) {
+        return;
+      }
+      const size_t index = *node->schema().argumentIndexWithName(*row.weight);
+      node->replaceInput(index, observe(node, weight, observers.weight, node));
+    }
+    for (const auto& slot : slots) {
+      if (integer_.count(slot.value()) == 0) {
+        observe_all_uses(slot.value(), observers.activation, node);
+      }
+    }
+    if (row.output == Output::Fixed) {
+      integer_.insert(node->output());
+      return;
+    }
+    Value* end = node->output();
+    Node* clamp = absorbed_clamp(end, row);
+    if (clamp != nullptr && observers_for(context_.options.qconfigs, path_of(clamp)) != nullptr) {
+      end = clamp->output();
+    }
+    observe_all_uses(end, observers.activation, node);
+  }
+
+  void observe_all_uses(Value* value, const Module& prototype, Node* origin) {
+    Value* observed = observe(first_point_after(value), value, prototype, origin);
+    value->replaceAllUsesAfterNodeWith(observed->node(), observed);
+    integer_.insert(observed);
+  }
+
+  Value* observe(Node* before, Value* value, const Module& prototype, Node* origin) {
+    Value* observer = context_.new_submodule(before, kObserverPrefix, prototype.deepcopy());
+    auto* graph = before->owningGraph();
+    Node* call = graph->create(c10::prim::CallMethod, {observer, value});
+    call->s_(c10::attr::name, "forward");
+    call->output()->setType(c10::TensorType::get());
+    call->insertBefore(before);
+    call->copyMetadata(origin);
+    observer->node()->copyMetadata(origin);
+    ++count_;
+    return call->output();
+  }
+
+  Context& context_;
+  std::unordered_set<Value*> integer_;  // what will be integer once the model is converted
+  int64_t count_ = 0;
+};
+
+}  // namespace
+
+int64_t InsertObservers(Context& context) {
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    Inserter inserter(context);
+    for_each_node(graph->block(), [&](Node* node) { inserter.visit(node); });
+    count += inserter.count();
+  }
+  return count;
+}
+
+JITQUANT_PASS(InsertObservers, "insert_observers", "Values that are to become integer go through observers.");
+
+}  // namespace jitquant

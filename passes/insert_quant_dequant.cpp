@@ -1,0 +1,197 @@
+// insert_quant_dequant: what the observers saw becomes scale and zero point, and each observed value is quantized and
+// dequantized where its observer stood. Ops that only move values are quantized with the parameters of their input, and
+// those of a known range with fixed ones.
+//
+// Before:
+//   %x.1 : Tensor = prim::CallMethod[name="forward"](%_observer_0, %x)
+//   %y : Tensor = aten::max_pool2d(%x.1, ...)
+// After:
+//   %_scale_0 : float = prim::GetAttr[name="_scale_0"](%self)
+//   %_zero_point_0 : int = prim::GetAttr[name="_zero_point_0"](%self)
+//   %q : Tensor = aten::quantize_per_tensor(%x, %_scale_0, %_zero_point_0, %dtype)
+//   %x.1 : Tensor = aten::dequantize(%q)
+//   %y : Tensor = aten::max_pool2d(%x.1, ...)
+//   %q.1 : Tensor = aten::quantize_per_tensor(%y, %_scale_0, %_zero_point_0, %dtype)
+//   %y.1 : Tensor = aten::dequantize(%q.1)
+//
+// Refused: a module without observers, observers of which none has seen data, and values that were NaN or infinite.
+// Left float, with a warning: values on a path that calibration did not take, and those that turned out not to be float.
+
+#include "csrc/error.h"
+#include "csrc/graph_edit.h"
+#include "csrc/module_path.h"
+#include "csrc/observers.h"
+#include "csrc/op_table.h"
+#include "csrc/pass.h"
+#include "csrc/quantization_params.h"
+#include "csrc/target.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Module;
+using torch::jit::Node;
+using torch::jit::Value;
+
+constexpr const char* kName = "insert_quant_dequant";
+
+struct Observed {
+  Node* call;
+  Module observer;
+  std::optional<QParams> params;  // nothing where the value stays float
+};
+
+std::vector<Observed> find_observed(const Context& context) {
+  std::vector<Observed> found;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) {
+      if (auto name = called_observer(node)) {
+        found.push_back({node, context.module.attr(*name).toModule(), std::nullopt});
+      }
+    });
+  }
+  return found;
+}
+
+// The op a user knows: the one that gave the observed value, or where that is an input the one that takes it.
+const Node* op_of(const Observed& observed) {
+  const Node* producer = observed.call->input(1)->node();
+  const bool is_op = producer->kind() != c10::prim::Param && producer->kind() != c10::prim::GetAttr;
+  return is_op || observed.call->output()->uses().empty() ? producer : observed.call->output()->uses()[0].user;
+}
+
+// All checks come before the first change.
+void ask_all(Context& context, std::vector<Observed>& all) {
+  if (all.empty()) {
+    fail(kName, "the module has no observers", "call prepare_jit first and calibrate what it returns");
+  }
+  auto is_weight = [&](const Observed& observed) {
+    return context.static_tensor(observed.call->input(1)).has_value();
+  };
+  const bool none_ran = std::none_of(all.begin(), all.end(), [&](const Observed& observed) {
+    return !is_weight(observed) && has_observed(observed.observer);
+  });
+  if (none_ran) {
+    fail(kName, op_of(all.front()), "was never observed", "run calibration data through the prepared model first");
+  }
+  for (Observed& observed : all) {
+    if (is_weight(observed) && !has_observed(observed.observer)) {
+      observed.observer.get_method("forward")({*context.static_tensor(observed.call->input(1))});
+    }
+    if (!has_observed(observed.observer)) {
+      context.warnings.push_back(std::string(kName) + ": " + describe(op_of(observed)) +
+                                 " stays float: calibration never reached it, or its value is not a float tensor");
+      continue;
+    }
+    observed.params = ask_observer(observed.observer);
+    if (!observed.params) {
+      fail(kName, op_of(observed),
+           "saw NaN or infinity (value %" + observed.call->input(1)->debugName() + ")",
+           "look for it in the calibration data and in the float model's weights");
+    }
+  }
+}
+
+Value* finish(Value* value, Value* quantized, Node* origin) {
+  Node* before = quantized->node()->next();
+  Value* dequantized = insert_op(before, origin, "aten::dequantize", {quantized});
+  dequantized->setType(value->type());
+  return dequantized;
+}
+
+class Inserter {
+ public:
+  explicit Inserter(Context& context) : context_(context) {}
+
+  void replace_observer(const Observed& observed) {
+    Value* value = observed.call->input(1);
+    Value* result = observed.params ? quantize(observed.call, value, *observed.params) : value;
+    observed.call->output()->replaceAllUsesWith(result);
+    observed.call->destroy();
+  }
+
+  // Gives the outputs of ops that move values, or that have a known range, their parameters.
+  void visit(Node* node) {
+    const OpRow* row = find_row(node);
+    if (row == nullptr || row->output == Output::Observed || is_fenced(node) || !has_integer_form(*row)) {
+      return;
+    }
+    const auto slots = activation_slots(node, *row);
+    const bool integer = !slots.empty() && std::all_of(slots.begin(), slots.end(), [](const auto& slot) {
+      return is_dequantize(slot.value()) && is_quantize(slot.value()->node()->input()->node());
+    });
+    if (!integer) {
+      return;
+    }
+    const Node* source = slots[0].value()->node()->input()->node();
+    for (Value* output : tensor_outputs(node)) {
+      quantize_like(output, node, *row, source);
+    }
+  }
+
+  int64_t count() const { return count_; }
+
+ private:
+  Value* quantize(Node* before, Value* value, const QParams& params) {
+    Value* dtype = constant(before, static_cast<int64_t>(params.dtype));
+    const std::string kind = params.axis ? "aten::quantize_per_channel" : "aten::quantize_per_tensor";
+    std::vector<Value*> inputs{value};
+    if (params.axis) {
+      const auto tensor = c10::TensorType::get();
+      inputs.push_back(context_.new_attribute(before, "_scale_", params.scale, tensor));
+      inputs.push_back(context_.new_attribute(before, "_zero_point_", params.zero_point, tensor));
+      inputs.push_back(constant(before, *params.axis));
+    } else {
+      inputs.push_back(
+          context_.new_attribute(before, "_scale_", params.scale.item().toDouble(), c10::FloatType::get()));
+      inputs.push_back(
+          context_.new_attribute(before, "_zero_point_", params.zero_point.item().toLong(), c10::IntType::get()));
+    }
+    inputs.push_back(dtype);
+    ++count_;
+    return finish(value, insert_op(before, before, kind, inputs), before);
+  }
+
+  void quantize_like(Value* output, Node* node, const OpRow& row, const Node* source) {
+    Node* before = first_point_after(output);
+    std::vector<Value*> inputs{output, source->input(1), source->input(2), source->input(3)};
+    if (row.output == Output::Fixed) {
+      inputs[1] = constant(before, row.fixed->scale);
+      inputs[2] = constant(before, row.fixed->zero_point);
+    }
+    Value* quantized = insert_op(before, node, "aten::quantize_per_tensor", inputs);
+    Value* dequantized = finish(output, quantized, node);
+    output->replaceAllUsesAfterNodeWith(dequantized->node(), dequantized);
+    ++count_;
+  }
+
+  Context& context_;
+  int64_t count_ = 0;
+};
+
+}  // namespace
+
+int64_t InsertQuantDequant(Context& context) {
+  std::vector<Observed> all = find_observed(context);
+  ask_all(context, all);
+  Inserter inserter(context);
+  std::vector<std::string> names;
+  for (const Observed& observed : all) {
+    names.push_back(*called_observer(observed.call));
+    inserter.replace_observer(observed);
+  }
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) { inserter.visit(node); });
+    eliminate_dead_code(graph);
+  }
+  for (const auto& name : names) {
+    context.remove_attribute(name);
+  }
+  return inserter.count();
+}
+
+JITQUANT_PASS(InsertQuantDequant, "insert_quant_dequant", "Observers become quantize and dequantize.");
+
+}  // namespace jitquant

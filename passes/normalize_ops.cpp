@@ -1,0 +1,204 @@
+// normalize_ops: one spelling for each op, so that no later pass needs a second row for it.
+//
+// Before: %y : Tensor = aten::_convolution(%x, %w, %b, %stride, %padding, %dilation, %false, ...)
+// After:  %y : Tensor = aten::conv2d(%x, %w, %b, %stride, %padding, %dilation, %groups)
+//
+// Before: %t : Tensor = aten::t(%w)
+//         %y : Tensor = aten::addmm(%b, %x, %t, %one, %one)
+// After:  %y : Tensor = aten::linear(%x, %w, %b)
+//
+// Left alone: products of two activations, and sums whose addend is not one bias for each output feature.
+
+#include "csrc/graph_edit.h"
+#include "csrc/module_path.h"
+#include "csrc/rewrite.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+template <size_t dimensions>
+bool has_spatial(const Context&, const MatchedValues& values) {
+  auto stride = constant_of(values.at("stride"));
+  return stride && stride->isIntList() && stride->toIntVector().size() == dimensions;
+}
+
+bool weight_is_matrix(const Context& context, const MatchedValues& values) {
+  auto weight = context.static_tensor(values.at("w"));
+  return weight && weight->dim() == 2 && weight->is_floating_point();
+}
+
+bool weight_is_matrix_and_bias_fits(const Context& context, const MatchedValues& values) {
+  auto bias = context.static_tensor(values.at("b"));
+  return weight_is_matrix(context, values) && bias && bias->dim() == 1 &&
+         bias->size(0) == context.static_tensor(values.at("w"))->size(0);
+}
+
+bool plain_matrix(const Context& context, const MatchedValues& values) {
+  return weight_is_matrix(context, values) && values.at("w")->node()->kind() != c10::aten::t;
+}
+
+bool plain_matrix_and_bias_is_vector(const Context& context, const MatchedValues& values) {
+  auto bias = context.static_tensor(values.at("b"));
+  return plain_matrix(context, values) && bias && bias->dim() == 1;
+}
+
+bool bounds_are_numbers(const Context&, const MatchedValues& values) {
+  auto low = constant_of(values.at("low"));
+  auto high = constant_of(values.at("high"));
+  return low && high && low->isScalar() && high->isScalar();
+}
+
+RewriteRule convolution(const std::string& op, bool transposed, const std::string& tail_names,
+                        const std::string& replacement, bool (*condition)(const Context&, const MatchedValues&)) {
+  const std::string inputs =
+      "graph(%x, %w, %b, %stride, %padding, %dilation, %transposed, %output_padding, %groups" + tail_names + "):\n";
+  return {.name = op + " to " + replacement,
+          .pattern = inputs + "  %y = " + op +
+                     "(%x, %w, %b, %stride, %padding, %dilation, %transposed, %output_padding, %groups" + tail_names +
+                     ")\n  return (%y)",
+          .replacement = inputs + "  %y = " + replacement +
+                         (transposed ? "(%x, %w, %b, %stride, %padding, %output_padding, %groups, %dilation)"
+                                     : "(%x, %w, %b, %stride, %padding, %dilation, %groups)") +
+                         "\n  return (%y)",
+          .where = {{"transposed", transposed}},
+          .condition = condition};
+}
+
+std::vector<RewriteRule> make_rules() {
+  std::vector<RewriteRule> rules;
+  const std::vector<std::pair<std::string, std::string>> spellings{
+      {"aten::_convolution", ", %benchmark, %deterministic, %cudnn, %tf32"},
+      {"aten::_convolution", ", %benchmark, %deterministic, %cudnn"},
+      {"aten::convolution", ""}};
+  for (const auto& [op, tail] : spellings) {
+    rules.push_back(convolution(op, false, tail, "aten::conv1d", has_spatial<1>));
+    rules.push_back(convolution(op, false, tail, "aten::conv2d", has_spatial<2>));
+    rules.push_back(convolution(op, false, tail, "aten::conv3d", has_spatial<3>));
+    rules.push_back(convolution(op, true, tail, "aten::conv_transpose1d", has_spatial<1>));
+    rules.push_back(convolution(op, true, tail, "aten::conv_transpose2d", has_spatial<2>));
+    rules.push_back(convolution(op, true, tail, "aten::conv_transpose3d", has_spatial<3>));
+  }
+  const std::vector<RewriteRule> others{
+      {.name = "addmm with a transposed weight",
+       .pattern = "graph(%x, %w, %b, %beta, %alpha):\n  %t = aten::t(%w)\n"
+                  "  %y = aten::addmm(%b, %x, %t, %beta, %alpha)\n  return (%y)",
+       .replacement = "graph(%x, %w, %b, %beta, %alpha):\n  %y = aten::linear(%x, %w, %b)\n  return (%y)",
+       .where = {{"beta", 1}, {"alpha", 1}},
+       .condition = weight_is_matrix_and_bias_fits},
+      {.name = "addmm with a weight",
+       .pattern = "graph(%x, %w, %b, %beta, %alpha):\n  %y = aten::addmm(%b, %x, %w, %beta, %alpha)\n  return (%y)",
+       .replacement = "graph(%x, %w, %b, %beta, %alpha):\n  %t = aten::t(%w)\n"
+                      "  %y = aten::linear(%x, %t, %b)\n  return (%y)",
+       .where = {{"beta", 1}, {"alpha", 1}},
+       .condition = plain_matrix_and_bias_is_vector},
+      {.name = "matmul with a transposed weight, plus a bias",
+       .pattern = "graph(%x, %w, %b, %alpha):\n  %t = aten::t(%w)\n  %m = aten::matmul(%x, %t)\n"
+                  "  %y = aten::add(%m, %b, %alpha)\n  return (%y)",
+       .replacement = "graph(%x, %w, %b, %alpha):\n  %y = aten::linear(%x, %w, %b)\n  return (%y)",
+       .where = {{"alpha", 1}},
+       .condition = weight_is_matrix_and_bias_fits},
+      {.name = "matmul with a weight, plus a bias",
+       .pattern = "graph(%x, %w, %b, %alpha):\n  %m = aten::matmul(%x, %w)\n"
+                  "  %y = aten::add(%m, %b, %alpha)\n  return (%y)",
+       .replacement = "graph(%x, %w, %b, %alpha):\n  %t = aten::t(%w)\n"
+                      "  %y = aten::linear(%x, %t, %b)\n  return (%y)",
+       .where = {{"alpha", 1}},
+       .condition = plain_matrix_and_bias_is_vector},
+      {.name = "matmul with a transposed weight",
+       .pattern = "graph(%x, %w):\n  %t = aten::t(%w)\n  %y = aten::matmul(%x, %t)\n  return (%y)",
+       .replacement = "graph(%x, %w):\n  %none : NoneType = prim::Constant()\n"
+                      "  %y = aten::linear(%x, %w, %none)\n  return (%y)",
+       .condition = weight_is_matrix},
+      {.name = "matmul with a weight",
+       .pattern = "graph(%x, %w):\n  %y = aten::matmul(%x, %w)\n  return (%y)",
+       .replacement = "graph(%x, %w):\n  %none : NoneType = prim::Constant()\n  %t = aten::t(%w)\n"
+                      "  %y = aten::linear(%x, %t, %none)\n  return (%y)",
+       .condition = plain_matrix},
+      {.name = "relu6",
+       .pattern = "graph(%x):\n  %y = aten::relu6(%x)\n  return (%y)",
+       .replacement = "graph(%x):\n  %low : int = prim::Constant[value=0]()\n"
+                      "  %high : int = prim::Constant[value=6]()\n"
+                      "  %y = aten::hardtanh(%x, %low, %high)\n  return (%y)"},
+      {.name = "clamp_min at zero",
+       .pattern = "graph(%x, %low):\n  %y = aten::clamp_min(%x, %low)\n  return (%y)",
+       .replacement = "graph(%x, %low):\n  %y = aten::relu(%x)\n  return (%y)",
+       .where = {{"low", 0}}},
+      {.name = "clamp at zero",
+       .pattern = "graph(%x, %low, %high):\n  %y = aten::clamp(%x, %low, %high)\n  return (%y)",
+       .replacement = "graph(%x, %low, %high):\n  %y = aten::relu(%x)\n  return (%y)",
+       .where = {{"low", 0}, {"high", c10::IValue()}}},
+      {.name = "clamp with two bounds",
+       .pattern = "graph(%x, %low, %high):\n  %y = aten::clamp(%x, %low, %high)\n  return (%y)",
+       .replacement = "graph(%x, %low, %high):\n  %y = aten::hardtanh(%x, %low, %high)\n  return (%y)",
+       .condition = bounds_are_numbers},
+      {.name = "constant padding without a value",
+       .pattern = "graph(%x, %pad, %mode, %value):\n  %y = aten::pad(%x, %pad, %mode, %value)\n  return (%y)",
+       .replacement = "graph(%x, %pad, %mode, %value):\n  %zero : int = prim::Constant[value=0]()\n"
+                      "  %y = aten::constant_pad_nd(%x, %pad, %zero)\n  return (%y)",
+       .where = {{"mode", "constant"}, {"value", c10::IValue()}}},
+      {.name = "constant padding",
+       .pattern = "graph(%x, %pad, %mode, %value):\n  %y = aten::pad(%x, %pad, %mode, %value)\n  return (%y)",
+       .replacement = "graph(%x, %pad, %mode, %value):\n  %y = aten::constant_pad_nd(%x, %pad, %value)\n"
+                      "  return (%y)",
+       .where = {{"mode", "constant"}}},
+  };
+  rules.insert(rules.end(), others.begin(), others.end());
+  return rules;
+}
+
+// conv2d(..., padding="same" | "valid") becomes conv2d with numbers; what "same" pads more at the end goes before it.
+bool spell_out_padding(const Context& context, Node* node) {
+  static const std::vector<c10::Symbol> convolutions{c10::aten::conv1d, c10::aten::conv2d, c10::aten::conv3d};
+  if (std::find(convolutions.begin(), convolutions.end(), node->kind()) == convolutions.end() ||
+      node->schema().overload_name() != "padding") {
+    return false;
+  }
+  auto mode = constant_of(node->namedInput("padding"));
+  auto dilation = constant_of(node->namedInput("dilation"));
+  auto weight = context.static_tensor(node->namedInput("weight"));
+  if (!mode || !dilation || !weight) {
+    return false;
+  }
+  const size_t dimensions = static_cast<size_t>(weight->dim()) - 2;
+  std::vector<int64_t> padding(dimensions, 0);
+  std::vector<int64_t> more(2 * dimensions, 0);  // from the last dimension to the first, begin and end of each
+  bool uneven = false;
+  const auto steps = dilation->toIntVector();
+  for (size_t i = 0; mode->toStringRef() == "same" && i < dimensions; ++i) {
+    const int64_t total = steps[steps.size() == 1 ? 0 : i] * (weight->size(static_cast<int64_t>(i) + 2) - 1);
+    padding[i] = total / 2;
+    more[2 * (dimensions - 1 - i) + 1] = total % 2;
+    uneven = uneven || total % 2 != 0;
+  }
+  Value* input = node->namedInput("input");
+  if (uneven) {
+    input = insert_op(node, node, "aten::constant_pad_nd", {input, constant(node, more), constant(node, 0)});
+  }
+  Value* output = insert_op(node, node, node->kind().toQualString(),
+                            {input, node->namedInput("weight"), node->namedInput("bias"), node->namedInput("stride"),
+                             constant(node, padding), node->namedInput("dilation"), node->namedInput("groups")});
+  node->output()->replaceAllUsesWith(output);
+  node->destroy();
+  return true;
+}
+
+}  // namespace
+
+int64_t NormalizeOps(Context& context) {
+  static const std::vector<RewriteRule> rules = make_rules();
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    count += apply_rules(context, graph, rules);
+    for_each_node(graph->block(), [&](Node* node) { count += spell_out_padding(context, node); });
+  }
+  return count;
+}
+
+JITQUANT_PASS(NormalizeOps, "normalize_ops", "One spelling for each op.");
+
+}  // namespace jitquant

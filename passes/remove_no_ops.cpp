@@ -1,0 +1,57 @@
+// remove_no_ops: ops that give back what they were given, in evaluation mode.
+//
+// Before: %y : Tensor = aten::dropout(%x, %p, %false)
+// After:  %x in the place of %y
+//
+// Left alone: dropout that is told to train.
+
+#include "csrc/graph_edit.h"
+#include "csrc/pass.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+
+bool is_dropout(const Node* node) {
+  static const std::vector<c10::Symbol> kinds{
+      c10::aten::dropout, c10::aten::feature_dropout, c10::Symbol::fromQualString("aten::alpha_dropout"),
+      c10::Symbol::fromQualString("aten::feature_alpha_dropout")};
+  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
+}
+
+bool is_no_op(const Node* node) {
+  if (is_dropout(node)) {
+    auto train = constant_of(node->namedInput("train"));
+    return train && !train->toBool();
+  }
+  if (node->kind() == c10::aten::constant_pad_nd) {
+    auto pad = constant_of(node->namedInput("pad"));
+    const auto sizes = pad ? pad->toIntVector() : std::vector<int64_t>{1};
+    return std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size == 0; });
+  }
+  return node->kind() == c10::aten::detach;
+}
+
+}  // namespace
+
+int64_t RemoveNoOps(Context& context) {
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) {
+      if (is_no_op(node)) {
+        node->output()->replaceAllUsesWith(node->input(0));
+        node->destroy();
+        ++count;
+      }
+    });
+    eliminate_dead_code(graph);
+  }
+  return count;
+}
+
+JITQUANT_PASS(RemoveNoOps, "remove_no_ops", "Dropout, detach and padding by nothing go away.");
+
+}  // namespace jitquant
