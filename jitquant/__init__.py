@@ -1,0 +1,38 @@
+"""TorchScript post-training quantization: a scripted or traced module in, an integer one out that stock PyTorch runs."""
+
+from jitquant._compatibility import check_torch_version
+
+check_torch_version()  # before the extension is loaded: with another torch that would fail without a reason
+
+from jitquant.api import convert_jit, fuse_conv_bn_jit, prepare_jit, quantize_jit  # noqa: E402
+from jitquant.errors import QuantizationError  # noqa: E402
+from jitquant.info import info  # noqa: E402
+from jitquant.observers import (  # noqa: E402
+    FixedQParamsObserver,
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    PerChannelMinMaxObserver,
+    WeightMinMaxObserver,
+)
+from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig  # noqa: E402
+from jitquant.version import __version__  # noqa: E402
+
+__all__ = [
+    "FixedQParamsObserver",
+    "HistogramObserver",
+    "MinMaxObserver",
+    "MovingAverageMinMaxObserver",
+    "PerChannelMinMaxObserver",
+    "QConfig",
+    "QuantizationError",
+    "WeightMinMaxObserver",
+    "__version__",
+    "convert_jit",
+    "default_qconfig",
+    "fuse_conv_bn_jit",
+    "get_default_qconfig",
+    "info",
+    "prepare_jit",
+    "quantize_jit",
+]

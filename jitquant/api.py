@@ -1,0 +1,255 @@
+"""The functions a user calls: drop-in for ``torch.ao.quantization.quantize_jit``; what is new is keyword-only."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from jitquant import _C
+from jitquant.checks import (
+    check_evaluation_mode,
+    check_not_prepared,
+    check_pass_name,
+    check_prepared,
+    check_qconfig_dict,
+    check_run_fn,
+    check_script_module,
+)
+from jitquant.errors import QuantizationError
+from jitquant.info import write_info
+from jitquant.pipeline import (
+    CONVERT_PASSES,
+    FUSE_PASSES,
+    PREPARE_PASSES,
+    QUANTIZE,
+    PassOptions,
+    run_passes,
+)
+from jitquant.qconfig import QConfig, make_observers
+from jitquant.version import __version__
+
+QConfigDict = Mapping[str, Any]
+
+
+def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> torch.jit.ScriptModule:
+    """Folds batch norm into the convolution, transposed convolution or linear before it.
+
+    Args:
+        model: a scripted, traced or frozen module in evaluation mode.
+        inplace: change ``model`` itself; else a copy is changed and returned.
+
+    Raises:
+        QuantizationError: for an eager module, and for one in training mode.
+    """
+    check_script_module(model, "fuse_conv_bn_jit")
+    check_evaluation_mode(model, "fuse_conv_bn_jit")
+    work = _working_copy(model, inplace)
+    run_passes(FUSE_PASSES, work, title="fuse")
+    return _hand_over(model, work, inplace)
+
+
+def prepare_jit(
+    model: torch.jit.ScriptModule,
+    qconfig_dict: QConfigDict,
+    inplace: bool = False,
+    *,
+    print_graphs: bool = False,
+    stop_after: str | None = None,
+) -> torch.jit.ScriptModule:
+    """Makes the model canonical and inserts observers; run calibration data through what it returns.
+
+    Args:
+        model: a scripted, traced or frozen module in evaluation mode.
+        qconfig_dict: a qconfig, or None, for each submodule path; ``''`` is the whole model, and the most specific
+            path wins. A ``torch.ao.quantization.QConfig`` will do too.
+        inplace: change ``model`` itself; else a copy is changed and returned.
+        print_graphs: print the graph after each pass that changed something, with its number of rewrites.
+        stop_after: the name of a pass; the module is returned as that pass leaves it.
+
+    Raises:
+        QuantizationError: for an eager module, one in training mode or one that was prepared before; for a path that
+            no submodule has, a wrong qconfig, and an observer that TorchScript cannot compile.
+    """
+    caller = "prepare_jit"
+    check_script_module(model, caller)
+    check_evaluation_mode(model, caller)
+    check_not_prepared(model, caller)
+    check_pass_name(stop_after, PREPARE_PASSES, caller)
+    qconfigs = check_qconfig_dict(qconfig_dict, model, caller)
+    observers = {path: _compile_observers(qconfig, path, caller) for path, qconfig in qconfigs.items()}
+
+    work = _working_copy(model, inplace)
+    run_passes(
+        PREPARE_PASSES,
+        work,
+        PassOptions(observers=observers),
+        title="prepare",
+        print_graphs=print_graphs,
+        stop_after=stop_after,
+    )
+    if stop_after is None and not _has_observers(work):
+        warnings.warn(f"{caller}: no op of the model has an integer form under this qconfig_dict", stacklevel=2)
+    write_info(
+        work,
+        {
+            "jitquant": __version__,
+            "torch": torch.__version__,
+            "stage": "prepared",
+            "qconfig": {
+                path: "float" if qconfig is None else qconfig.describe() for path, qconfig in qconfigs.items()
+            },
+            "reduce_range": any(pair is not None and _is_reduced(pair[0]) for pair in observers.values()),
+        },
+    )
+    return _hand_over(model, work, inplace)
+
+
+def convert_jit(
+    model: torch.jit.ScriptModule,
+    inplace: bool = False,
+    debug: bool = False,
+    *,
+    preserved_attrs: Sequence[str] = (),
+    print_graphs: bool = False,
+    stop_after: str | None = None,
+) -> torch.jit.ScriptModule:
+    """Turns a prepared and calibrated model into an integer one for the current engine.
+
+    The engine is ``torch.backends.quantized.engine``; the file has to be loaded under the same one.
+
+    Args:
+        model: what ``prepare_jit`` returned, after calibration.
+        inplace: change ``model`` itself; else a copy is changed and returned.
+        debug: stop before fusion: float arithmetic between quantize and dequantize, weights reachable by name.
+        preserved_attrs: attributes that freezing keeps, besides the methods, which are all kept.
+        print_graphs, stop_after: as for ``prepare_jit``.
+
+    Raises:
+        QuantizationError: for a model that was never prepared, or whose observers saw nothing, NaN or infinity.
+    """
+    caller = "convert_jit"
+    check_script_module(model, caller)
+    facts = check_prepared(model, caller)
+    passes = QUANTIZE if debug else CONVERT_PASSES
+    check_pass_name(stop_after, passes, caller)
+    check_attributes(model, preserved_attrs, caller)
+
+    work = _working_copy(model, inplace)
+    engine = torch.backends.quantized.engine
+    if _has_observers(work):
+        run_passes(
+            passes,
+            work,
+            PassOptions(engine=engine, preserved_attrs=preserved_attrs),
+            title="convert",
+            print_graphs=print_graphs,
+            stop_after=stop_after,
+        )
+    write_info(work, {**facts, "stage": "debug" if debug else "quantized", "target": "quantized", "engine": engine})
+    return _hand_over(model, work, inplace)
+
+
+def quantize_jit(
+    model: torch.jit.ScriptModule,
+    qconfig_dict: QConfigDict,
+    run_fn: Callable[..., Any],
+    run_args: Sequence[Any],
+    inplace: bool = False,
+    debug: bool = False,
+    *,
+    preserved_attrs: Sequence[str] = (),
+    print_graphs: bool = False,
+    stop_after: str | None = None,
+) -> torch.jit.ScriptModule:
+    """Prepares, calibrates and converts a model in one call.
+
+    Args:
+        run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
+        run_args: its further arguments.
+        model, qconfig_dict, inplace, debug, preserved_attrs, print_graphs, stop_after: as for ``prepare_jit`` and
+            ``convert_jit``.
+
+    Raises:
+        QuantizationError: as those two do. With ``inplace=True`` the model is changed only if all went well.
+    """
+    caller = "quantize_jit"
+    check_script_module(model, caller)
+    check_run_fn(run_fn, caller)
+    convert_passes = QUANTIZE if debug else CONVERT_PASSES
+    check_pass_name(stop_after, PREPARE_PASSES + convert_passes, caller)
+    check_attributes(model, preserved_attrs, caller)
+
+    stop_early = stop_after if stop_after in PREPARE_PASSES else None
+    work = prepare_jit(model, qconfig_dict, print_graphs=print_graphs, stop_after=stop_early)
+    if stop_early is None:
+        with torch.no_grad(), _calibration_progress(work):
+            run_fn(work, *run_args)
+        convert_jit(
+            work,
+            inplace=True,
+            debug=debug,
+            preserved_attrs=preserved_attrs,
+            print_graphs=print_graphs,
+            stop_after=stop_after,
+        )
+    return _hand_over(model, work, inplace)
+
+
+def check_attributes(model: torch.jit.ScriptModule, names: Sequence[str], caller: str) -> None:
+    """Raises QuantizationError if the model lacks an attribute that is to be preserved."""
+    for name in names:
+        if not model._c.hasattr(name):
+            raise QuantizationError(f"{caller}: preserved_attrs names {name!r}, and the model has no such attribute")
+
+
+def _compile_observers(
+    qconfig: QConfig | None, path: str, caller: str
+) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule] | None:
+    try:
+        return None if qconfig is None else make_observers(qconfig)
+    except (TypeError, ValueError) as error:
+        raise QuantizationError(f"{caller}: qconfig_dict[{path!r}]: {error}") from error
+
+
+def _working_copy(model: torch.jit.ScriptModule, inplace: bool) -> torch.jit.ScriptModule:
+    """A module with graphs of its own to work on; the model takes it over at the end, if it is to be changed."""
+    return torch.jit._recursive.wrap_cpp_module(_C.clone(model._c, share_tensors=inplace))
+
+
+def _hand_over(
+    model: torch.jit.ScriptModule, work: torch.jit.ScriptModule, inplace: bool
+) -> torch.jit.ScriptModule:
+    if not inplace:
+        return torch.jit._recursive.wrap_cpp_module(work._c)
+    model._reconstruct(work._c)
+    return model
+
+
+def _has_observers(model: torch.jit.ScriptModule) -> bool:
+    return any(name.startswith("_observer_") for name, _ in torch._C.ModuleDict(model._c).items())
+
+
+def _is_reduced(observer: torch.jit.ScriptModule) -> bool:
+    """Whether quint8 activations use 7 of their 8 bits."""
+    return observer._c.hasattr("quant_max") and observer._c.getattr("quant_max") == 127
+
+
+@contextmanager
+def _calibration_progress(prepared: torch.jit.ScriptModule) -> Iterator[None]:
+    """Counts the calls of the prepared model, on a terminal only."""
+    with tqdm(desc="calibrate", unit=" calls", disable=None, leave=False) as bar:
+
+        def count(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            if module is prepared:
+                bar.update()
+
+        hook = torch.nn.modules.module.register_module_forward_hook(count)
+        try:
+            yield
+        finally:
+            hook.remove()

@@ -1,0 +1,96 @@
+"""Bad input is refused here, before anything is changed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from jitquant.errors import QuantizationError
+from jitquant.info import read_info
+from jitquant.qconfig import QConfig, as_qconfig
+
+
+def check_script_module(model: Any, caller: str) -> None:
+    """Raises QuantizationError unless the model is a ScriptModule."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return
+    kind = type(model).__name__
+    if isinstance(model, torch.nn.Module):
+        raise QuantizationError(
+            f"{caller}: the model is an eager {kind}; make it TorchScript first, with "
+            "torch.jit.script(model.eval()) or torch.jit.trace(model.eval(), example)"
+        )
+    raise QuantizationError(f"{caller}: the model is a {kind}; pass a torch.jit.ScriptModule")
+
+
+def check_evaluation_mode(model: torch.jit.ScriptModule, caller: str) -> None:
+    """Raises QuantizationError if the model or a part of it is in training mode."""
+    for path, module in model.named_modules():
+        if module._c.hasattr("training") and module._c.getattr("training"):
+            where = f"submodule '{path}'" if path else "the model"
+            raise QuantizationError(f"{caller}: {where} is in training mode; call model.eval() first")
+
+
+def check_not_prepared(model: torch.jit.ScriptModule, caller: str) -> None:
+    """Raises QuantizationError if jitquant has prepared or quantized the model already."""
+    facts = read_info(model)
+    if facts is not None:
+        raise QuantizationError(
+            f"{caller}: the model is {facts['stage']} already; start again from the float model"
+            + (", or go on with convert_jit" if facts["stage"] == "prepared" else "")
+        )
+
+
+def check_prepared(model: torch.jit.ScriptModule, caller: str) -> dict[str, Any]:
+    """The facts that prepare_jit wrote. Raises QuantizationError if it never ran on this model."""
+    facts = read_info(model)
+    if facts is None or facts["stage"] != "prepared":
+        state = "was never prepared" if facts is None else f"is {facts['stage']} already"
+        raise QuantizationError(
+            f"{caller}: the model {state}; call prepare_jit, calibrate what it returns, and convert that"
+        )
+    return facts
+
+
+def check_qconfig_dict(qconfig_dict: Any, model: torch.jit.ScriptModule, caller: str) -> dict[str, QConfig | None]:
+    """The qconfigs by module path. Raises QuantizationError for an unknown path or a wrong type, naming it."""
+    if not isinstance(qconfig_dict, Mapping):
+        raise QuantizationError(
+            f"{caller}: qconfig_dict is a {type(qconfig_dict).__name__}; pass a dict such as {{'': default_qconfig}}"
+        )
+    if not qconfig_dict:
+        raise QuantizationError(
+            f"{caller}: qconfig_dict is empty, so nothing would be quantized; pass {{'': default_qconfig}}"
+        )
+    paths = [path for path, _ in model.named_modules()]
+    checked: dict[str, QConfig | None] = {}
+    for path, qconfig in qconfig_dict.items():
+        if path not in paths:
+            near = difflib.get_close_matches(str(path), [known for known in paths if known], n=3, cutoff=0.4)
+            hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+            raise QuantizationError(
+                f"{caller}: qconfig_dict names {path!r}, and the model has no such submodule"
+                + (hint or "; use '' for the whole model")
+            )
+        try:
+            checked[path] = None if qconfig is None else as_qconfig(qconfig)
+        except TypeError as error:
+            raise QuantizationError(f"{caller}: qconfig_dict[{path!r}]: {error}") from error
+    return checked
+
+
+def check_pass_name(name: str | None, known: tuple[str, ...], caller: str) -> None:
+    """Raises QuantizationError if a pass to stop after is not among those that will run."""
+    if name is not None and name not in known:
+        raise QuantizationError(f"{caller}: stop_after={name!r} is no pass that runs; those are {', '.join(known)}")
+
+
+def check_run_fn(run_fn: Any, caller: str) -> None:
+    """Raises QuantizationError unless run_fn can be called."""
+    if not callable(run_fn):
+        raise QuantizationError(
+            f"{caller}: run_fn is a {type(run_fn).__name__}; pass a function that takes the prepared model and run_args"
+        )

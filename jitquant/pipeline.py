@@ -1,0 +1,109 @@
+"""The order of the passes, as data, and the driver that runs them.
+
+Each list is read from top to bottom; the remark beside a pass says why it stands where it does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from tqdm import tqdm
+
+from jitquant import _C
+
+CANONICALIZE = (
+    "inline_calls",  # first: from here on there is one graph for each method and no call in it
+    "erase_shapes",  # before anything folds what tracing saw on one input only
+    "fold_attributes",  # needs the inlined graph, where attributes of submodules can be read
+    "propagate_constants",  # takes the branches that fold_attributes decided
+    "make_functional",  # after inlining, when it can be seen who else sees a change; before rules look at ops
+    "normalize_ops",  # rules know functional ops only
+    "propagate_constants",  # folds the transposes that normalize_ops made of constant weights
+    "remove_no_ops",  # dropout between two ops would hide one from the other
+)
+
+FOLD = (
+    "fold_padding",  # before observers: a padded input needs none of its own
+    "fold_conv_bn",  # before observers: the folded weight is the one to be observed
+)
+
+OBSERVE = ("insert_observers",)
+
+QUANTIZE = ("insert_quant_dequant",)  # debug=True stops here
+
+LOWER = (
+    "fuse_quantized",  # dequantize, op and quantize stand together only right after insertion
+    "cancel_quant_pairs",  # what fusion left is float: it is not quantized around for nothing
+    "fuse_residual_add",  # needs the integer ops
+    "remove_fences",  # fusion was the last to look at them
+    "freeze",  # weights become constants …
+    "fold_prepack",  # … which packing needs
+)
+
+PREPARE_PASSES = CANONICALIZE + FOLD + OBSERVE
+CONVERT_PASSES = QUANTIZE + LOWER
+FUSE_PASSES = CANONICALIZE + ("fold_conv_bn",)
+
+ObserverModules = Mapping[str, "tuple[torch.jit.ScriptModule, torch.jit.ScriptModule] | None"]
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """What passes may ask for.
+
+    engine: the quantized engine the result is made for (``torch.backends.quantized.supported_engines``).
+    observers: activation and weight observer for each module path, or None where the module stays float.
+    preserved_attrs: attributes that freezing keeps.
+    """
+
+    engine: str = "x86"
+    observers: ObserverModules = field(default_factory=dict)
+    preserved_attrs: Sequence[str] = ()
+
+
+def run_pass(
+    name: str,
+    module: torch.jit.ScriptModule,
+    options: PassOptions = PassOptions(),
+    methods: Sequence[str] = ("forward",),
+) -> int:
+    """Runs one pass on a module, in place, and returns how many rewrites it made.
+
+    Raises QuantizationError for an unknown name and for what the pass refuses.
+    """
+    observers = {
+        path: None if pair is None else (pair[0]._c, pair[1]._c) for path, pair in options.observers.items()
+    }
+    count, notes = _C.run_pass(
+        name, module._c, list(methods), options.engine, observers, list(options.preserved_attrs)
+    )
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return int(count)
+
+
+def run_passes(
+    names: Sequence[str],
+    module: torch.jit.ScriptModule,
+    options: PassOptions = PassOptions(),
+    *,
+    title: str = "passes",
+    print_graphs: bool = False,
+    stop_after: str | None = None,
+) -> bool:
+    """Runs passes in order, in place. Returns whether it stopped after ``stop_after``.
+
+    A progress bar shows where it is, on a terminal only. With ``print_graphs`` the graph is printed after every pass
+    that changed something.
+    """
+    for name in tqdm(names, desc=title, disable=None, leave=False):
+        count = run_pass(name, module, options)
+        if print_graphs and count:
+            print(f"--- after {name} ({count} rewrites) ---")
+            print(module._c._get_method("forward").graph)
+        if name == stop_after:
+            return True
+    return False

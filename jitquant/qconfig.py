@@ -1,0 +1,170 @@
+"""Which observer watches a model's activations and which its weights, and the defaults for each backend."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.jit import ScriptModule
+
+from jitquant.observers import (
+    HistogramObserver,
+    Observer,
+    PerChannelMinMaxObserver,
+    WeightMinMaxObserver,
+)
+
+__all__ = [
+    "QConfig",
+    "as_qconfig",
+    "default_qconfig",
+    "get_default_qconfig",
+    "make_observers",
+    "saturates",
+]
+
+BACKENDS = ("fbgemm", "x86", "onednn", "qnnpack")
+
+
+@dataclass(frozen=True)
+class QConfig:
+    """How to quantize: what makes the observer of an activation, and what makes the observer of a weight.
+
+    Args:
+        activation: makes an observer when called: an observer class, or ``Observer.with_args(...)``.
+        weight: likewise.
+
+    Raises:
+        TypeError: if one of them is not callable, or is an observer itself.
+    """
+
+    activation: Callable[[], nn.Module]
+    weight: Callable[[], nn.Module]
+
+    def __post_init__(self) -> None:
+        for role in ("activation", "weight"):
+            factory = getattr(self, role)
+            cause = None
+            if isinstance(factory, nn.Module):
+                cause = "is an observer already, and each value needs its own"
+            elif not callable(factory):
+                cause = "makes no observer"
+            if cause is not None:
+                kind = type(factory).__name__
+                remedy = "pass the class or Observer.with_args(...)"
+                raise TypeError(f"QConfig: {role}: a {kind} {cause}; {remedy}")
+
+    def describe(self) -> str:
+        """One line of words that says which observers these are."""
+        return f"activations by {_in_words(self.activation)}; weights by {_in_words(self.weight)}"
+
+
+def as_qconfig(obj: object) -> QConfig:
+    """A QConfig from a QConfig, or from anything with its two parts, such as torch.ao.quantization.QConfig.
+
+    Raises:
+        TypeError: if obj has no callable `activation` and `weight`.
+    """
+    if isinstance(obj, QConfig):
+        return obj
+    activation, weight = getattr(obj, "activation", None), getattr(obj, "weight", None)
+    if not callable(activation) or not callable(weight):
+        kind = f"the class {obj.__name__}" if isinstance(obj, type) else f"a {type(obj).__name__}"
+        raise TypeError(
+            f"qconfig: {kind} has no callable activation and weight; "
+            "pass jitquant.QConfig(activation=..., weight=...) or jitquant.default_qconfig"
+        )
+    return QConfig(activation, weight)
+
+
+def saturates(backend: str, *, depthwise: bool = False) -> bool:
+    """Whether the backend's 8-bit products overflow on this CPU, so that activations must keep to 7 bits.
+
+    Without VNNI, x86 multiplies uint8 by int8 with ``vpmaddubsw``, which adds two products into a
+    saturating int16, but ``2 * 255 * 127`` is more than 32767 (oneDNN's guide, "Nuances of int8
+    computations"). AVX512-VNNI sums in int32. So does AVX-VNNI, which of these backends only onednn uses.
+
+    fbgemm has kernels of its own for 3x3 depthwise convolutions, which use ``vpmaddubsw`` on every x86 CPU;
+    the x86 backend calls them too for more than 100 groups. Weights of 7 bits (``reduce_range=True`` for
+    the weight) avoid that as well as activations of 7 bits do.
+
+    Args:
+        backend: one of 'fbgemm', 'x86', 'onednn', 'qnnpack'.
+        depthwise: ask about depthwise convolutions rather than the other products.
+
+    Raises:
+        ValueError: for another backend.
+    """
+    _check_backend(backend)
+    cpu = torch.cpu.get_capabilities()
+    if backend == "qnnpack" or cpu.get("architecture") != "x86_64":
+        return False
+    if depthwise and backend in ("fbgemm", "x86"):
+        return True
+    return not (cpu.get("avx512_vnni", False) or (backend == "onednn" and cpu.get("avx_vnni", False)))
+
+
+def get_default_qconfig(backend: str = "x86") -> QConfig:
+    """What suits a backend on this CPU: histograms for activations, symmetric qint8 for weights.
+
+    Activations use 8 bits, or 7 where `saturates` says that this CPU needs it. Weights have a scale for
+    each channel, but one in all for qnnpack. A model that is to run on a CPU without VNNI should be
+    quantized on one, or with ``HistogramObserver.with_args(reduce_range=True)``.
+
+    Raises:
+        ValueError: for an unknown backend.
+    """
+    reduce_range = saturates(backend)
+    weight = WeightMinMaxObserver if backend == "qnnpack" else PerChannelMinMaxObserver
+    return QConfig(HistogramObserver.with_args(reduce_range=reduce_range), weight.with_args())
+
+
+def make_observers(qconfig: QConfig) -> tuple[ScriptModule, ScriptModule]:
+    """A new observer for activations and one for weights, both scripted.
+
+    Raises:
+        TypeError: if a part of the qconfig makes something other than a module.
+        ValueError: if an observer cannot be scripted, or scripted lacks calculate_qparams.
+    """
+    return _scripted("activation", qconfig.activation), _scripted("weight", qconfig.weight)
+
+
+def _scripted(role: str, factory: Callable[[], nn.Module]) -> ScriptModule:
+    observer = factory()
+    name = type(observer).__name__
+    if not isinstance(observer, nn.Module):
+        raise TypeError(f"qconfig.{role}: it made a {name}; let it make an observer, a torch.nn.Module")
+    try:
+        scripted: ScriptModule = torch.jit.script(observer)
+    except Exception as error:  # torch.jit.script raises a dozen unrelated types
+        raise ValueError(
+            f"qconfig.{role}: torch.jit.script cannot compile {name}: {error}\n"
+            f"Rewrite that part of {name} in TorchScript, or use an observer of jitquant.observers."
+        ) from error
+    if not scripted._c._has_method("calculate_qparams"):
+        raise ValueError(
+            f"qconfig.{role}: {name} has no compiled calculate_qparams; "
+            "define it, and decorate it with @torch.jit.export"
+        )
+    return scripted
+
+
+def _in_words(factory: Callable[[], Any]) -> str:
+    observer = factory()
+    if isinstance(observer, Observer):
+        return repr(observer)
+    words = [str(getattr(observer, name, "")).removeprefix("torch.") for name in ("qscheme", "dtype")]
+    ends = [getattr(observer, name, None) for name in ("quant_min", "quant_max")]
+    described = " ".join(filter(None, words)).replace("_", " ")
+    integers = "" if None in ends else f", {ends[0]} to {ends[1]}"
+    return f"{type(observer).__name__}({described}{integers})"
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        known = ", ".join(map(repr, BACKENDS))
+        raise ValueError(f"backend={backend!r} is unknown; pass one of {known}")
+
+
+default_qconfig = QConfig(HistogramObserver.with_args(), WeightMinMaxObserver.with_args())

@@ -1,0 +1,652 @@
+"""Tests of the observers: the contract with the passes, the formulas, and the choice of a range."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.ao.quantization import observer as ao
+
+from jitquant.observers import (
+    FixedQParamsObserver,
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    PerChannelMinMaxObserver,
+    WeightMinMaxObserver,
+    expected_error,
+)
+
+ACTIVATION_OBSERVERS = [MinMaxObserver, MovingAverageMinMaxObserver, HistogramObserver]
+WEIGHT_OBSERVERS = [WeightMinMaxObserver, PerChannelMinMaxObserver]
+FIXED = FixedQParamsObserver.with_args(scale=1 / 256, zero_point=0)
+ALL_OBSERVERS = [*ACTIVATION_OBSERVERS, *WEIGHT_OBSERVERS, FIXED]
+RECORDED_QPARAMS = [*ACTIVATION_OBSERVERS, *WEIGHT_OBSERVERS]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small tensors gain nothing from threads, and on a busy machine lose much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def watched(observer, *batches):
+    for batch in batches:
+        observer(batch)
+    return observer
+
+
+def saved_and_loaded(module):
+    file = io.BytesIO()
+    torch.jit.save(module, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def quantized_in_numpy(x, scale, zero_point, quant_min=0, quant_max=255):
+    x = x.numpy().astype(np.float64)
+    integers = np.clip(np.round(x / scale) + zero_point, quant_min, quant_max)
+    return (integers - zero_point) * scale
+
+
+def mean_squared_error(x, observer):
+    scale, zero_point = (value.item() for value in observer.calculate_qparams())
+    restored = quantized_in_numpy(x, scale, zero_point, observer.quant_min, observer.quant_max)
+    return float(np.mean((restored - x.numpy()) ** 2))
+
+
+def samples(name, count=40_000):
+    generator = torch.Generator().manual_seed(7)
+    normal = torch.randn(count, generator=generator)
+    uniform = torch.rand(count, generator=generator)
+    return {
+        "normal": normal,
+        "laplace": torch.sign(uniform - 0.5) * -torch.log1p(-2 * (uniform - 0.5).abs().clamp(max=0.499999)),
+        "lognormal": normal.exp(),
+        "minus lognormal": -normal.exp(),
+        "gelu": torch.nn.functional.gelu(2 * normal),
+        "relu": normal.relu(),
+        "uniform": uniform,
+        "uniform around 0": uniform * 3 - 1,
+        "relu6": (normal * 4 + 2).clamp(0, 6),
+        "relu6, mostly at its ends": (normal * 40 + 20).clamp(0, 6),
+        "hardtanh": (normal * 2).clamp(-1, 1),
+        "sigmoid": (normal * 5).sigmoid(),
+        "whole numbers": (uniform * 256).floor(),
+        "an outlier": torch.cat([normal, torch.tensor([10_000.0])]),
+    }[name]
+
+
+# The contract with the passes
+
+
+@pytest.mark.parametrize("make", ALL_OBSERVERS)
+def test_scripted_observers_expose_what_the_passes_read(make):
+    """Test that a scripted observer has the attributes which the passes read, also once saved and loaded."""
+    eager = make()
+    for module in (torch.jit.script(eager), saved_and_loaded(torch.jit.script(eager))):
+        attribute = module._c.getattr
+        as_torch_does = torch.jit.script(ao.MinMaxObserver(dtype=eager.dtype))._c.getattr("dtype")
+        assert attribute("dtype") == as_torch_does
+        assert attribute("quant_min") == eager.quant_min
+        assert attribute("quant_max") == eager.quant_max
+        assert attribute("min_val").shape == attribute("max_val").shape == (0,)
+    assert isinstance(eager.qscheme, torch.qscheme)
+
+
+@pytest.mark.parametrize("make", ALL_OBSERVERS)
+def test_qscheme_survives_scripting(make):
+    """Test that the scripted qscheme is the one torch's own observer has for it."""
+    eager = make()
+    own = torch.jit.script(eager)._c.getattr("qscheme")
+    peer = ao.PerChannelMinMaxObserver if "channel" in str(eager.qscheme) else ao.MinMaxObserver
+    assert own == torch.jit.script(peer(dtype=eager.dtype, qscheme=eager.qscheme))._c.getattr("qscheme")
+
+
+def test_the_channel_axis_is_an_attribute_of_the_scripted_module():
+    """Test that ch_axis can be read and set from outside, as for transposed convolutions."""
+    scripted = torch.jit.script(PerChannelMinMaxObserver())
+    assert scripted._c.getattr("ch_axis") == 0
+    scripted._c.setattr("ch_axis", 1)
+    scripted(torch.ones(2, 3))
+    assert scripted.min_val.shape == (3,)
+
+
+@pytest.mark.parametrize("make", ALL_OBSERVERS)
+def test_forward_returns_its_input(make):
+    """Test that forward returns the very tensor, lets gradients pass, and records outside of autograd."""
+    scripted = torch.jit.script(make())
+    leaf = torch.randn(4, 5, requires_grad=True)
+    x = leaf * 2
+    y = scripted(x)
+    assert y.data_ptr() == x.data_ptr()
+    y.sum().backward()
+    assert torch.equal(leaf.grad, torch.full((4, 5), 2.0))
+    assert not scripted.min_val.requires_grad
+    assert not scripted.max_val.requires_grad
+
+
+@pytest.mark.parametrize("make", ALL_OBSERVERS)
+@pytest.mark.parametrize(
+    "x",
+    [torch.arange(6), torch.ones(3, dtype=torch.bool), torch.empty(0, 3), torch.ones(2, dtype=torch.cfloat)],
+)
+def test_what_is_not_float_or_is_empty_passes_unrecorded(make, x):
+    """Test that integer, boolean, complex and empty tensors leave the observer as one that never ran."""
+    scripted = torch.jit.script(make())
+    assert torch.equal(scripted(x), x)
+    assert scripted.min_val.numel() == scripted.max_val.numel() == 0
+
+
+@pytest.mark.parametrize("make", RECORDED_QPARAMS)
+def test_qparams_of_what_never_ran_are_refused(make):
+    """Test that calculate_qparams says that nothing was recorded, and what to do."""
+    with pytest.raises(RuntimeError, match="never ran; run calibration data"):
+        make().calculate_qparams()
+    with pytest.raises(torch.jit.Error, match="never ran; run calibration data"):
+        torch.jit.script(make()).calculate_qparams()
+
+
+@pytest.mark.parametrize("make", ALL_OBSERVERS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinity_are_kept(make, bad):
+    """Test that forward takes NaN and infinity without raising, and later values do not hide them."""
+    fine = torch.tensor([[-1.0, 2.0], [3.0, -4.0]])
+    broken = fine.clone()
+    broken[1, 0] = bad
+    observer = torch.jit.script(make())
+    watched(observer, *([broken, fine] if make in WEIGHT_OBSERVERS else [fine, broken, fine]))
+    if math.isnan(bad):
+        assert observer.min_val.isnan().any()
+        assert observer.max_val.isnan().any()
+    else:
+        assert bad in (observer.min_val if bad < 0 else observer.max_val)
+    if make is not FIXED:
+        with pytest.raises(torch.jit.Error, match="NaN or infinity"):
+            observer.calculate_qparams()
+
+
+@pytest.mark.parametrize("make", ALL_OBSERVERS)
+def test_shapes_and_dtypes_of_qparams(make):
+    """Test that scale is float32 and zero point int64, of shape [1] or [C], scripted as well as not."""
+    x = torch.randn(6, 5)
+    eager, scripted = watched(make(), x), watched(torch.jit.script(make()), x)
+    shape = (6,) if isinstance(eager, PerChannelMinMaxObserver) else (1,)
+    for (scale, zero_point), observer in ((o.calculate_qparams(), o) for o in (eager, scripted)):
+        assert (scale.dtype, zero_point.dtype) == (torch.float32, torch.int64)
+        assert scale.shape == zero_point.shape == observer.min_val.shape == observer.max_val.shape == shape
+        assert observer.min_val.dtype == observer.max_val.dtype == torch.float32
+    assert all(map(torch.equal, eager.calculate_qparams(), scripted.calculate_qparams()))
+
+
+@pytest.mark.parametrize("make", ALL_OBSERVERS)
+def test_observing_goes_on_after_saving_and_loading(make):
+    """Test that an observer saved and loaded between two batches ends as one that was not."""
+    first, second = torch.randn(6, 50), torch.randn(6, 50) * 1000
+    straight = watched(torch.jit.script(make()), first, second)
+    interrupted = saved_and_loaded(watched(torch.jit.script(make()), first))
+    watched(interrupted, second)
+    assert torch.equal(interrupted.min_val, straight.min_val)
+    assert torch.equal(interrupted.max_val, straight.max_val)
+    assert all(map(torch.equal, interrupted.calculate_qparams(), straight.calculate_qparams()))
+
+
+@pytest.mark.parametrize("make", ACTIVATION_OBSERVERS)
+def test_inference_mode_may_end_between_batches(make):
+    """Test that statistics recorded in inference mode can be added to outside of it."""
+    observer = torch.jit.script(
+        make(averaging_constant=0.5) if make is MovingAverageMinMaxObserver else make()
+    )
+    with torch.inference_mode():
+        observer(torch.tensor([-4.0, 3.0]))
+    observer(torch.tensor([0.0, 1.0]))
+    expected = [-2.0, 2.0] if make is MovingAverageMinMaxObserver else [-4.0, 3.0]
+    assert [observer.min_val.item(), observer.max_val.item()] == expected
+    if make is HistogramObserver:
+        assert observer.histogram.sum().item() == 3
+
+
+@pytest.mark.parametrize("make", [*ACTIVATION_OBSERVERS, *WEIGHT_OBSERVERS])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_are_recorded_as_float32(make, dtype):
+    """Test that other float types give what the same values give in float32."""
+    x = torch.randn(4, 64).to(dtype)
+    own = watched(torch.jit.script(make()), x).calculate_qparams()
+    assert all(map(torch.equal, own, watched(make(), x.float()).calculate_qparams()))
+
+
+# The formulas
+
+
+def qparams_in_numpy(low, high, quant_min, quant_max, symmetric):
+    low, high = min(low, 0.0), max(high, 0.0)
+    if symmetric:
+        zero_point = 0 if quant_min < 0 else (quant_max + 1) // 2
+        return max(-low, high) / (quant_max - zero_point), zero_point
+    scale = (high - low) / (quant_max - quant_min)
+    return scale, int(np.clip(quant_min - np.round(low / scale), quant_min, quant_max))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.5, 2.25), (-0.3, 7.0), (0.5, 3.0), (-8.0, -2.0), (0.0, 1e-3), (-3e38, 3e38)]
+)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "reduce_range", "quant_min", "quant_max"),
+    [
+        (torch.quint8, False, 0, 255),
+        (torch.quint8, True, 0, 127),
+        (torch.qint8, False, -128, 127),
+        (torch.qint8, True, -64, 63),
+    ],
+)
+def test_minmax_follows_the_formulas(low, high, symmetric, dtype, reduce_range, quant_min, quant_max):
+    """Test that scale and zero point are those of the textbook, and 0 and both ends within the range."""
+    qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
+    observer = MinMaxObserver(dtype=dtype, qscheme=qscheme, reduce_range=reduce_range)
+    watched(observer, torch.tensor([[low, (low + high) / 2]]), torch.tensor([high]))
+    scale, zero_point = (value.item() for value in observer.calculate_qparams())
+    expected_scale, expected_zero_point = qparams_in_numpy(low, high, quant_min, quant_max, symmetric)
+
+    assert (observer.quant_min, observer.quant_max) == (quant_min, quant_max)
+    assert scale == pytest.approx(expected_scale, rel=1e-6)
+    assert zero_point == expected_zero_point
+    assert (quant_min - zero_point) * scale <= min(low, 0) + scale * 0.51
+    assert (quant_max - zero_point) * scale >= max(high, 0) - scale * 0.51
+
+
+def test_given_integer_range():
+    """Test that quant_min and quant_max are used as they are."""
+    observer = watched(MinMaxObserver(quant_min=10, quant_max=110), torch.tensor([-1.0, 4.0]))
+    scale, zero_point = observer.calculate_qparams()
+    assert scale.item() == pytest.approx(0.05)
+    assert zero_point.item() == 30
+
+
+@pytest.mark.parametrize("make", RECORDED_QPARAMS)
+@pytest.mark.parametrize("value", [0.0, 1e-30])
+def test_scale_is_at_least_eps(make, value):
+    """Test that a range of no width, or next to none, gives the smallest scale and not zero."""
+    x = torch.full((2, 3), value)
+    assert watched(make(), x).calculate_qparams()[0].eq(torch.finfo(torch.float32).eps).all()
+    assert watched(make(eps=0.5), x).calculate_qparams()[0].eq(0.5).all()
+
+
+@pytest.mark.parametrize("qscheme", [torch.per_tensor_affine, torch.per_tensor_symmetric])
+@pytest.mark.parametrize(
+    ("own", "peer"),
+    [(MinMaxObserver, ao.MinMaxObserver), (MovingAverageMinMaxObserver, ao.MovingAverageMinMaxObserver)],
+)
+def test_same_results_as_torch(own, peer, qscheme):
+    """Test that scale and zero point are those of torch's observer, over several batches."""
+    symmetric = qscheme == torch.per_tensor_symmetric
+    # torch divides by 127.5 for -128..127, so the comparison is on -127..127.
+    arguments = {"dtype": torch.qint8, "quant_min": -127, "quant_max": 127} if symmetric else {}
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.randn(100, generator=generator) * 3 + shift for shift in (0.0, 1.0, -0.5, 2.0)]
+    ours = watched(own(qscheme=qscheme, **arguments), *batches)
+    theirs = watched(peer(qscheme=qscheme, **arguments), *batches)
+    assert ours.calculate_qparams()[0].item() == pytest.approx(theirs.calculate_qparams()[0].item(), rel=1e-6)
+    assert ours.calculate_qparams()[1].item() == theirs.calculate_qparams()[1].item()
+
+
+@pytest.mark.parametrize("ch_axis", [0, 1, 3])
+@pytest.mark.parametrize("qscheme", [torch.per_channel_symmetric, torch.per_channel_affine])
+def test_per_channel_qparams(ch_axis, qscheme):
+    """Test that each channel has the qparams of its own extremes, as numpy and torch have them."""
+    weight = torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(1)) + 0.3
+    observer = watched(torch.jit.script(PerChannelMinMaxObserver(ch_axis=ch_axis, qscheme=qscheme)), weight)
+    scale, zero_point = observer.calculate_qparams()
+    symmetric = qscheme == torch.per_channel_symmetric
+    for channel, values in enumerate(np.moveaxis(weight.numpy(), ch_axis, 0)):
+        expected = qparams_in_numpy(values.min(), values.max(), -128, 127, symmetric)
+        assert scale[channel].item() == pytest.approx(expected[0], rel=1e-6)
+        assert zero_point[channel].item() == expected[1]
+    ends = {"quant_min": -127, "quant_max": 127} if symmetric else {}
+    peer = ao.PerChannelMinMaxObserver(ch_axis=ch_axis, dtype=torch.qint8, qscheme=qscheme, **ends)
+    peer_scale, peer_zero_point = watched(peer, weight).calculate_qparams()
+    assert torch.allclose(scale, peer_scale, rtol=1e-6, atol=0)
+    assert torch.equal(zero_point, peer_zero_point.to(torch.int64))
+
+
+def test_an_axis_the_weight_lacks_is_refused():
+    """Test that the error names the axis and the tensor's axes."""
+    with pytest.raises(RuntimeError, match=r"ch_axis=2.* has 2 axes; pass the axis"):
+        PerChannelMinMaxObserver(ch_axis=2)(torch.ones(3, 3))
+
+
+def test_a_vector_has_channels_too():
+    """Test that a one-dimensional weight gives each element its scale."""
+    observer = watched(PerChannelMinMaxObserver(), torch.tensor([-2.0, 0.5, 0.0]))
+    assert observer.calculate_qparams()[0].tolist() == pytest.approx([2 / 127, 0.5 / 127, 2**-23])
+
+
+@pytest.mark.parametrize("make", WEIGHT_OBSERVERS)
+def test_weight_observers_record_once(make):
+    """Test that only the first weight counts."""
+    weight = torch.randn(4, 5)
+    observer = watched(torch.jit.script(make()), weight, weight * 100)
+    assert all(map(torch.equal, observer.calculate_qparams(), watched(make(), weight).calculate_qparams()))
+
+
+@pytest.mark.parametrize("make", ACTIVATION_OBSERVERS)
+def test_activation_observers_record_every_batch(make):
+    """Test that, unlike a weight's, a later batch counts."""
+    batch = torch.randn(4, 5)
+    once, twice = watched(make(), batch), watched(make(), batch, batch * 100)
+    assert twice.calculate_qparams()[0].item() > once.calculate_qparams()[0].item()
+
+
+def test_moving_average():
+    """Test that the newest batch has the weight of the averaging constant, and the first one all of it."""
+    observer = torch.jit.script(MovingAverageMinMaxObserver(averaging_constant=0.25))
+    watched(observer, torch.tensor([-4.0, 8.0]), torch.tensor([0.0, 16.0]), torch.tensor([1.0, 2.0]))
+    assert observer.min_val.item() == (-4.0 * 0.75 + 0.0) * 0.75 + 1.0 * 0.25
+    assert observer.max_val.item() == (8.0 * 0.75 + 16.0 * 0.25) * 0.75 + 2.0 * 0.25
+
+
+def test_fixed_qparams_do_not_depend_on_the_data():
+    """Test that the given scale and zero point are returned before and after any data."""
+    observer = torch.jit.script(FixedQParamsObserver(scale=2 / 256, zero_point=128))
+    before = observer.calculate_qparams()
+    watched(observer, torch.tensor([-50.0, 70.0]))
+    for scale, zero_point in (before, observer.calculate_qparams()):
+        assert (scale.tolist(), zero_point.tolist()) == ([2 / 256], [128])
+    assert (observer.min_val.item(), observer.max_val.item()) == (-50.0, 70.0)
+
+
+# The histogram
+
+
+def counts_by_edge(observer):
+    counts = {}
+    for i in observer.histogram.nonzero().flatten().tolist():
+        # Of a value millions of times smaller than a bin, float32 cannot tell on which side of 0 it lies.
+        edge = (observer.first_bin + i) * observer.bin_width if observer.first_bin + i != -1 else 0.0
+        counts[edge] = counts.get(edge, 0) + observer.histogram[i].item()
+    return counts
+
+
+def test_histogram_counts_are_those_of_numpy():
+    """Test that each bin holds as many values as numpy counts between its edges, exact zeros left out."""
+    x = torch.randint(-3000, 5000, (5000,), generator=torch.Generator().manual_seed(0)).float() / 512
+    observer = watched(torch.jit.script(HistogramObserver(bins=100)), *x.split(1234))
+    edges = (observer.first_bin + np.arange(observer.histogram.numel() + 1)) * observer.bin_width
+    expected, _ = np.histogram(x[x != 0].numpy(), edges)
+    assert np.array_equal(observer.histogram.numpy(), expected)
+    assert (expected > 0).sum() >= 100
+    assert (x == 0).any()
+
+
+@pytest.mark.parametrize("growth", [3.0, 1e6, 1e30])
+def test_counts_are_kept_when_the_range_grows(growth):
+    """Test that growing ranges end in the same histogram as the same batches from widest to narrowest."""
+    small = torch.randint(-900, 1000, (3000,), generator=torch.Generator().manual_seed(2)).float() / 64
+    batches = [small, small[:700] * -growth, small[:50].abs() * growth * growth if growth < 1e19 else small]
+    forward, backward = (torch.jit.script(HistogramObserver(bins=64)) for _ in range(2))
+    watched(forward, *batches)
+    watched(backward, *sorted(batches, key=lambda batch: -batch.abs().max().item()))
+    assert counts_by_edge(forward) == counts_by_edge(backward)
+    assert forward.histogram.sum().item() == sum(batch.count_nonzero().item() for batch in batches)
+    assert forward.histogram.shape == HistogramObserver(bins=64).histogram.shape
+
+
+def test_counts_stay_exact_beyond_float32():
+    """Test that more values than float32 can count by ones are all counted."""
+    observer = watched(HistogramObserver(), torch.ones(2**24 + 5))
+    assert observer.histogram.sum().item() == 2**24 + 5
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-10, 1.0, 1e20, 3e38])
+def test_any_size_of_values_is_taken(size):
+    """Test that values near the ends of what float32 holds are counted, and the range covers them."""
+    x = torch.linspace(-1, 1, 1001) * size
+    observer = watched(torch.jit.script(HistogramObserver()), x)
+    assert observer.histogram.sum().item() == x.count_nonzero().item()
+    scale, zero_point = (value.item() for value in observer.calculate_qparams())
+    assert (255 - zero_point) * scale >= 0.99 * size
+    assert -zero_point * scale <= -0.99 * size or scale == pytest.approx(2**-23)
+
+
+@pytest.mark.parametrize("value", [3.0, -0.7, 0.0, 1e-3, 12345.678])
+def test_a_constant_is_restored(value):
+    """Test that a tensor of one value is quantized without error."""
+    observer = watched(
+        torch.jit.script(HistogramObserver()), torch.full((3, 7), value), torch.full((9,), value)
+    )
+    scale, zero_point = (result.item() for result in observer.calculate_qparams())
+    restored = quantized_in_numpy(torch.tensor([value]), scale, zero_point)
+    assert restored == pytest.approx([value], rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace", "lognormal", "minus lognormal"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_histogram_beats_minmax_on_tails(name, symmetric):
+    """Test that with long tails the error is well below that of the extremes, and at most that of torch."""
+    arguments = {"dtype": torch.qint8, "qscheme": torch.per_tensor_symmetric} if symmetric else {}
+    x = samples(name)
+    own = mean_squared_error(x, watched(HistogramObserver(**arguments), *x.split(10_000)))
+    assert own < 0.97 * mean_squared_error(x, watched(MinMaxObserver(**arguments), x))
+    peer = watched(ao.HistogramObserver(**arguments), *x.split(10_000))
+    assert own < 1.01 * mean_squared_error(x, peer)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "uniform",
+        "uniform around 0",
+        "relu6",
+        "relu6, mostly at its ends",
+        "hardtanh",
+        "sigmoid",
+        "whole numbers",
+        "an outlier",
+    ],
+)
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_histogram_is_no_worse_than_minmax_without_tails(name, reduce_range):
+    """Test that where nothing is gained by clipping, nothing is lost either."""
+    x = samples(name)
+    own = watched(HistogramObserver(reduce_range=reduce_range), *x.split(10_000))
+    extremes = watched(MinMaxObserver(reduce_range=reduce_range), x)
+    assert mean_squared_error(x, own) <= 1.001 * mean_squared_error(x, extremes)
+
+
+@pytest.mark.parametrize("name", ["normal", "lognormal", "gelu", "relu"])
+def test_histogram_is_near_the_best_range_there_is(name):
+    """Test that no range of a brute-force search, judged by quantizing, is better by more than 2 %."""
+    x = samples(name, 10_000)
+    low, high = min(x.min().item(), 0.0), max(x.max().item(), 0.0)
+    best = math.inf
+    for end in np.linspace(0.2, 1, 30) * high:
+        for start in np.linspace(0.2, 1, 20) if low < 0 else [1.0]:
+            scale, zero_point = qparams_in_numpy(start * low, end, 0, 255, symmetric=False)
+            best = min(best, np.mean((quantized_in_numpy(x, scale, zero_point) - x.numpy()) ** 2))
+    assert mean_squared_error(x, watched(HistogramObserver(), x)) <= 1.02 * best
+
+
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.01, 100), (0.05, 128), (0.5, 7), (5.0, 0)])
+def test_expected_error_is_the_error_of_really_quantizing(scale, zero_point):
+    """Test that the error expected of fine bins is the one measured."""
+    x = samples("normal").sort().values
+    measured = np.sum((quantized_in_numpy(x, scale, zero_point) - x.numpy()) ** 2)
+    expected = expected_error(
+        x.double(),
+        torch.ones(x.numel(), dtype=torch.double),
+        torch.tensor([scale]),
+        torch.tensor([zero_point]),
+        0,
+        255,
+    )
+    assert expected.item() == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["relu", "lognormal", "relu6", "sigmoid"])
+def test_zero_is_the_exact_lower_end_of_one_sided_data(name):
+    """Test that data without negative values spends no integer on them, however its upper end is clipped."""
+    zero_point = watched(HistogramObserver(), samples(name)).calculate_qparams()[1]
+    assert zero_point.item() == 0
+    mirrored = watched(HistogramObserver(), -samples(name)).calculate_qparams()[1]
+    assert mirrored.item() == 255
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("share_at_the_end", [0.01, 0.5, 0.95])
+@pytest.mark.parametrize("end", [6.0, 5.9, -6.0])
+def test_a_peak_at_the_end_is_not_clipped(share_at_the_end, reduce_range, end):
+    """Test that relu6's 6 stays the largest value when a part of the values sits there."""
+    x = (samples("uniform") / (1 - share_at_the_end)).clamp(max=1) * end
+    observer = watched(HistogramObserver(reduce_range=reduce_range), x)
+    assert observer.calculate_qparams()[0].item() == pytest.approx(abs(end) / observer.quant_max, rel=1e-6)
+
+
+def test_exact_zeros_do_not_sway_the_range():
+    """Test that values which cost nothing change nothing, however many they are."""
+    x = samples("lognormal")
+    with_zeros = torch.cat([x, torch.zeros(20 * x.numel())])
+    own = watched(HistogramObserver(), with_zeros).calculate_qparams()
+    assert all(map(torch.equal, own, watched(HistogramObserver(), x).calculate_qparams()))
+
+
+@pytest.mark.parametrize("bins", [2, 100, 5001, 77_777])
+def test_exact_zeros_are_left_out_of_their_own_bin(bins):
+    """Test that no bin ends below zero or with a zero in it, whatever the number of bins and their place."""
+    for low in (-1.0, -0.37, -0.003, 0.0):
+        x = torch.cat([torch.tensor([low, 1.7]), torch.zeros(1000)])
+        observer = watched(HistogramObserver(bins=bins), x)
+        assert observer.histogram.min().item() == 0
+        assert observer.histogram.sum().item() == x.count_nonzero().item()
+
+
+@pytest.mark.parametrize("factor", [2.0**-12, 2.0**20])
+def test_scaled_data_has_scaled_qparams(factor):
+    """Test that small and large data are split as finely as others."""
+    x = samples("laplace")
+    scale, zero_point = watched(HistogramObserver(), x).calculate_qparams()
+    other_scale, other_zero_point = watched(HistogramObserver(), x * factor).calculate_qparams()
+    assert other_scale.item() == scale.item() * factor
+    assert torch.equal(zero_point, other_zero_point)
+
+
+def test_strided_values_are_counted():
+    """Test that channels-last, sliced and expanded tensors give what their contiguous copies give."""
+    x = torch.randn(2, 3, 8, 8)
+    for view in (x.to(memory_format=torch.channels_last), x[:, :, ::2], x[:1, :1].expand(4, 5, 8, 8)):
+        own = watched(HistogramObserver(), view)
+        assert torch.equal(own.histogram, watched(HistogramObserver(), view.contiguous()).histogram)
+        assert own.histogram.sum().item() == view.numel()
+
+
+# Making observers
+
+
+def test_a_factory_makes_a_new_observer_each_time():
+    """Test that with_args makes a recipe: later arguments replace earlier ones."""
+    factory = HistogramObserver.with_args(bins=64, reduce_range=True)
+    changed = factory.with_args(bins=128)
+    assert factory() is not factory()
+    assert (factory().bins, factory().quant_max) == (64, 127)
+    assert (changed().bins, changed().quant_max) == (128, 127)
+    assert factory == HistogramObserver.with_args(reduce_range=True, bins=64)
+    assert hash(factory) == hash(HistogramObserver.with_args(reduce_range=True, bins=64))
+    assert factory != changed
+    with pytest.raises(AttributeError):
+        factory.observer = MinMaxObserver
+
+
+def test_a_factory_reads_well():
+    """Test that the repr says in words what observer the factory makes."""
+    assert (
+        repr(HistogramObserver.with_args())
+        == "HistogramObserver(per tensor affine quint8, 0 to 255, 2048 bins)"
+    )
+    assert (
+        repr(PerChannelMinMaxObserver.with_args(ch_axis=1, reduce_range=True, eps=0.001))
+        == "PerChannelMinMaxObserver(per channel symmetric qint8, -64 to 63, channel axis 1, eps 0.001)"
+    )
+    assert "averaging constant 0.2" in repr(MovingAverageMinMaxObserver.with_args(averaging_constant=0.2))
+    assert "scale 0.00390625, zero point 0" in repr(FIXED)
+
+
+@pytest.mark.parametrize(
+    ("observer", "arguments", "error", "words"),
+    [
+        (HistogramObserver, {"bin": 10}, TypeError, "unknown argument 'bin'; it takes bins, dtype"),
+        (MinMaxObserver, {"bins": 10}, TypeError, "unknown argument 'bins'; it takes dtype"),
+        (HistogramObserver, {"bins": 1}, ValueError, r"bins=1: not within 2\.\.1048576; pass an int"),
+        (HistogramObserver, {"bins": 10.0}, TypeError, "bins=10.0 is a float; pass an int"),
+        (
+            MinMaxObserver,
+            {"dtype": torch.int8},
+            ValueError,
+            "dtype=torch.int8: not an 8-bit quantized type; pass",
+        ),
+        (MinMaxObserver, {"dtype": "qint8"}, TypeError, "dtype='qint8' is a str; pass torch.quint8"),
+        (
+            MinMaxObserver,
+            {"qscheme": "affine"},
+            TypeError,
+            "qscheme='affine' is a str; pass torch.per_tensor",
+        ),
+        (
+            MinMaxObserver,
+            {"qscheme": torch.per_channel_affine},
+            ValueError,
+            "qscheme=torch.per_channel_affine: .* single scale; pass .* use PerChannelMinMaxObserver",
+        ),
+        (
+            PerChannelMinMaxObserver,
+            {"qscheme": torch.per_tensor_affine},
+            ValueError,
+            "qscheme=torch.per_tensor_affine: .* each channel; pass .* use MinMaxObserver",
+        ),
+        (MinMaxObserver, {"reduce_range": 1}, TypeError, "reduce_range=1 is a int; pass True or False"),
+        (MinMaxObserver, {"quant_min": 0}, ValueError, "quant_max=None: only one end .* pass both"),
+        (
+            MinMaxObserver,
+            {"quant_min": 0, "quant_max": 100, "reduce_range": True},
+            ValueError,
+            "reduce_range=True: .* leave one out",
+        ),
+        (
+            MinMaxObserver,
+            {"quant_min": 0, "quant_max": 256},
+            ValueError,
+            r"quant_max=256: not within 0\.\.255",
+        ),
+        (
+            MinMaxObserver,
+            {"quant_min": 9, "quant_max": 10},
+            ValueError,
+            "quant_min=9: too near to quant_max=10",
+        ),
+        (
+            WeightMinMaxObserver,
+            {"quant_min": -10, "quant_max": 100},
+            ValueError,
+            "quant_min=-10: .* lopsided .* pass quant_min=-100",
+        ),
+        (MinMaxObserver, {"eps": 0.0}, ValueError, "eps=0.0: .* pass a float above 0"),
+        (MinMaxObserver, {"eps": math.nan}, ValueError, "eps=nan"),
+        (PerChannelMinMaxObserver, {"ch_axis": -1}, ValueError, "ch_axis=-1: not within 0"),
+        (
+            MovingAverageMinMaxObserver,
+            {"averaging_constant": 1.5},
+            ValueError,
+            "averaging_constant=1.5: not within",
+        ),
+        (FixedQParamsObserver, {"scale": 0.1}, TypeError, "'zero_point'"),
+        (FixedQParamsObserver, {"scale": math.inf, "zero_point": 0}, ValueError, "scale=inf"),
+        (FixedQParamsObserver, {"scale": 0.1, "zero_point": 256}, ValueError, "zero_point=256: not within"),
+    ],
+)
+def test_nonsense_is_refused_when_the_factory_is_made(observer, arguments, error, words):
+    """Test that a wrong argument is named at once, with its cause and remedy."""
+    with pytest.raises(error, match=words) as refusal:
+        observer.with_args(**arguments)
+    assert observer.__name__ in str(refusal.value)
