@@ -1,5 +1,9 @@
 #include "csrc/pass.h"
 
+#include <algorithm>
+
+#include <torch/csrc/jit/passes/inliner.h>
+
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/module_path.h"
@@ -52,21 +56,22 @@ void collect_written(torch::jit::Block* block, std::set<Attribute>& written) {
   });
 }
 
-// Turns an attribute that was None for good into an optional tensor, in every module of that class: modules without a bias
-// share one class, and those that stay without one keep their None.
-void make_optional(const Module& root, const c10::ClassTypePtr& type, const std::string& name) {
-  const size_t slot = type->getAttributeSlot(name);
-  const bool is_parameter = type->is_parameter(slot);
-  std::vector<Module> submodules;
-  for (const Module& submodule : root.modules()) {
-    submodules.push_back(submodule);
+// Gives the attribute `name` to every module of one class, as an optional tensor. Modules of one class share its slots, so
+// that all have to change when one does; those that had no such attribute, or None for good, then have None.
+void ensure_optional_attribute(const std::vector<Module>& modules, const c10::ClassTypePtr& type,
+                               const std::string& name) {
+  const auto old_slot = type->findAttributeSlot(name);
+  const bool is_parameter = old_slot && type->is_parameter(*old_slot);
+  if (old_slot) {
+    type->unsafeRemoveAttribute(name);
   }
-  type->unsafeRemoveAttribute(name);
-  const size_t new_slot = type->addAttribute(name, c10::OptionalType::ofTensor(), is_parameter);
-  for (const Module& submodule : submodules) {
-    if (submodule.type() == type) {
-      submodule._ivalue()->unsafeRemoveSlot(slot);
-      submodule._ivalue()->setSlot(new_slot, c10::IValue());
+  const size_t slot = type->addAttribute(name, c10::OptionalType::ofTensor(), is_parameter);
+  for (const Module& module : modules) {
+    if (module.type() == type) {
+      if (old_slot) {
+        module._ivalue()->unsafeRemoveSlot(*old_slot);
+      }
+      module._ivalue()->setSlot(slot, c10::IValue());
     }
   }
 }
@@ -76,6 +81,7 @@ void make_optional(const Module& root, const c10::ClassTypePtr& type, const std:
 Context::Context(Module module, std::vector<std::string> methods, Options options)
     : module(std::move(module)), options(std::move(options)), methods_(std::move(methods)) {
   for (const Module& submodule : this->module.modules()) {
+    modules_.push_back(submodule);
     for (const auto& method : submodule.get_methods()) {
       collect_written(method.graph()->block(), written_);
     }
@@ -118,7 +124,12 @@ std::optional<at::Tensor> Context::static_tensor(const Value* value) const {
 
 std::unordered_map<std::string, size_t> Context::attribute_uses() const {
   std::unordered_map<std::string, size_t> uses;
-  for (const auto& graph : graphs()) {
+  for (const auto& method : module.get_methods()) {
+    auto graph = method.graph();
+    if (std::find(methods_.begin(), methods_.end(), method.name()) == methods_.end()) {
+      graph = graph->copy();
+      torch::jit::Inline(*graph);
+    }
     for_each_node(graph->block(), [&](Node* node) {
       if (node->kind() == c10::prim::GetAttr && node->output()->type()->isSubtypeOf(*c10::TensorType::get())) {
         if (auto path = attribute_path(node->output())) {
@@ -148,14 +159,11 @@ Value* Context::set_static(Node* node, Value* like, const std::string& name, con
   for (size_t i = 0; shared && owner.hasattr(target); ++i) {
     target = name + "_" + std::to_string(i);
   }
-  if (!owner.hasattr(target)) {
-    owner.register_attribute(target, c10::TensorType::get(), data);
-  } else {
-    if (owner.type()->getAttribute(target) == c10::NoneType::get()) {
-      make_optional(module, owner.type(), target);
-    }
-    owner.setattr(target, data);
+  const auto type = owner.type()->findAttribute(target);
+  if (type == nullptr || type == c10::NoneType::get()) {
+    ensure_optional_attribute(modules_, owner.type(), target);
   }
+  owner.setattr(target, data);
   torch::jit::WithInsertPoint guard(node);
   Value* read = node->owningGraph()->insertGetAttr(like->node()->input(), target);
   read->setType(c10::TensorType::get());
@@ -184,8 +192,6 @@ void Context::remove_attribute(const std::string& name) {
   module._ivalue()->unsafeRemoveAttr(name);
   module.type()->unsafeRemoveAttribute(name);
 }
-
-bool Context::has_other_methods() const { return module.get_methods().size() > methods_.size(); }
 
 const std::map<std::string, Pass>& all_passes() { return registry(); }
 

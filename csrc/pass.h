@@ -48,7 +48,7 @@ class Context {
   std::optional<c10::IValue> static_value(const torch::jit::Value* value) const;
   std::optional<at::Tensor> static_tensor(const torch::jit::Value* value) const;
 
-  // How often each attribute is used in the graphs, by its dotted path.
+  // How often each tensor attribute is used, by its dotted path, in all methods of the module.
   std::unordered_map<std::string, size_t> attribute_uses() const;
 
   // Makes `data` readable before `node`, beside the static value `like`: a constant where `like` is one, else the
@@ -67,13 +67,11 @@ class Context {
   // Removes an attribute of the top module that no graph reads any more.
   void remove_attribute(const std::string& name);
 
-  // Whether some method besides those worked on could see a changed attribute.
-  bool has_other_methods() const;
-
  private:
   std::string free_name(const std::string& prefix);
 
   std::vector<std::string> methods_;
+  std::vector<torch::jit::Module> modules_;  // the module and all in it, when the pass began
   std::set<std::pair<const c10::ClassType*, std::string>> written_;
   std::unordered_map<std::string, size_t> next_number_;
 };

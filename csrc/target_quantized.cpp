@@ -60,6 +60,12 @@ bool takes_plain_integers(const Context& context, const Lowering& lowering) {
   if (has_wrong_kernel(context, lowering.node)) {
     return true;
   }
+  // Its neighbours too: between plain integers nothing has to be copied.
+  static const auto make_quantized = c10::Symbol::fromQualString("aten::_make_per_tensor_quantized_tensor");
+  const Value* input = lowering.names.at("input");
+  if (input->node()->kind() == make_quantized) {
+    return true;
+  }
   Node* consumer = consumer_behind_quantize(lowering.node->output());
   return consumer != nullptr && has_wrong_kernel(context, consumer);
 }

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from jitquant import _C
 from jitquant.checks import (
+    check_attributes,
     check_evaluation_mode,
     check_not_prepared,
     check_pass_name,
@@ -58,6 +59,7 @@ def prepare_jit(
     qconfig_dict: QConfigDict,
     inplace: bool = False,
     *,
+    preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
     stop_after: str | None = None,
 ) -> torch.jit.ScriptModule:
@@ -68,6 +70,7 @@ def prepare_jit(
         qconfig_dict: a qconfig, or None, for each submodule path; ``''`` is the whole model, and the most specific
             path wins. A ``torch.ao.quantization.QConfig`` will do too.
         inplace: change ``model`` itself; else a copy is changed and returned.
+        preserved_attrs: methods that ``forward`` calls and that are to stay callable; other methods stay anyway.
         print_graphs: print the graph after each pass that changed something, with its number of rewrites.
         stop_after: the name of a pass; the module is returned as that pass leaves it.
 
@@ -80,6 +83,7 @@ def prepare_jit(
     check_evaluation_mode(model, caller)
     check_not_prepared(model, caller)
     check_pass_name(stop_after, PREPARE_PASSES, caller)
+    check_attributes(model, preserved_attrs, caller)
     qconfigs = check_qconfig_dict(qconfig_dict, model, caller)
     observers = {path: _compile_observers(qconfig, path, caller) for path, qconfig in qconfigs.items()}
 
@@ -87,7 +91,7 @@ def prepare_jit(
     run_passes(
         PREPARE_PASSES,
         work,
-        PassOptions(observers=observers),
+        PassOptions(observers=observers, preserved_attrs=preserved_attrs),
         title="prepare",
         print_graphs=print_graphs,
         stop_after=stop_after,
@@ -126,7 +130,7 @@ def convert_jit(
         model: what ``prepare_jit`` returned, after calibration.
         inplace: change ``model`` itself; else a copy is changed and returned.
         debug: stop before fusion: float arithmetic between quantize and dequantize, weights reachable by name.
-        preserved_attrs: attributes that freezing keeps, besides the methods, which are all kept.
+        preserved_attrs: attributes that freezing keeps; the methods that are left are all kept.
         print_graphs, stop_after: as for ``prepare_jit``.
 
     Raises:
@@ -185,7 +189,13 @@ def quantize_jit(
     check_attributes(model, preserved_attrs, caller)
 
     stop_early = stop_after if stop_after in PREPARE_PASSES else None
-    work = prepare_jit(model, qconfig_dict, print_graphs=print_graphs, stop_after=stop_early)
+    work = prepare_jit(
+        model,
+        qconfig_dict,
+        preserved_attrs=preserved_attrs,
+        print_graphs=print_graphs,
+        stop_after=stop_early,
+    )
     if stop_early is None:
         with torch.no_grad(), _calibration_progress(work):
             run_fn(work, *run_args)
@@ -198,13 +208,6 @@ def quantize_jit(
             stop_after=stop_after,
         )
     return _hand_over(model, work, inplace)
-
-
-def check_attributes(model: torch.jit.ScriptModule, names: Sequence[str], caller: str) -> None:
-    """Raises QuantizationError if the model lacks an attribute that is to be preserved."""
-    for name in names:
-        if not model._c.hasattr(name):
-            raise QuantizationError(f"{caller}: preserved_attrs names {name!r}, and the model has no such attribute")
 
 
 def _compile_observers(

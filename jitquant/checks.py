@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,3 +94,12 @@ def check_run_fn(run_fn: Any, caller: str) -> None:
         raise QuantizationError(
             f"{caller}: run_fn is a {type(run_fn).__name__}; pass a function that takes the prepared model and run_args"
         )
+
+
+def check_attributes(model: torch.jit.ScriptModule, names: Sequence[str], caller: str) -> None:
+    """Raises QuantizationError if the model lacks an attribute that is to be preserved."""
+    for name in names:
+        if not model._c.hasattr(name) and not model._c._has_method(name):
+            raise QuantizationError(
+                f"{caller}: preserved_attrs names {name!r}, and the model has no such attribute or method"
+            )

@@ -510,11 +510,6 @@ class HistogramObserver(MinMaxObserver):
             counts[-self.first_bin] -= part.numel() - scaled.ne_(0.0).sum()
             self.histogram = self.histogram + counts
 
-    def _points(self) -> Tensor:
-        edges = (torch.arange(self.histogram.numel(), dtype=torch.float64) + self.first_bin) * self.bin_width
-        # The middle of each bin; but values that pile up at the very end, as relu6's 6 do, are taken to be there.
-        return (edges + self.bin_width / 2).clamp(self.min_val.clamp(max=0.0), self.max_val.clamp(min=0.0))
-
     @torch.jit.export
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """The scale (float32) and zero point (int64) of the range with the least expected error; shape [1].
@@ -523,7 +518,8 @@ class HistogramObserver(MinMaxObserver):
             RuntimeError: if nothing was recorded yet, or NaN or infinity was (torch.jit.Error once scripted).
         """
         check_recorded(self.min_val, self.max_val)
-        points = self._points()
+        bins = torch.arange(self.histogram.numel(), dtype=torch.float64) + self.first_bin
+        middles = (bins + 0.5) * self.bin_width
         low = self.min_val.to(torch.float64).clamp(max=0.0)
         high = self.max_val.to(torch.float64).clamp(min=0.0)
         best_low, best_high = low, high
@@ -539,7 +535,7 @@ class HistogramObserver(MinMaxObserver):
                 lows, highs, self.quant_min, self.quant_max, self.symmetric, self.eps
             )
             error = expected_error(
-                points, self.histogram, scales, zero_points, self.quant_min, self.quant_max
+                middles, self.histogram, scales, zero_points, self.quant_min, self.quant_max
             )
             best = int(error.argmin())
             best_low, best_high = lows[best], highs[best]

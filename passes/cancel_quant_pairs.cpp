@@ -13,6 +13,9 @@
 //         %j = aten::int_repr(%p)
 // After:  %i in the place of %j
 //
+// Before: %d = aten::dequantize(%q)      After: %n : int[] = aten::size(%q)
+//         %n : int[] = aten::size(%d)
+//
 // Two dequantizes of one value become one.
 // Left alone: a second quantize with other parameters, which does round the value.
 
@@ -51,6 +54,23 @@ Value* shortcut(const Context& context, Node* node) {
   return nullptr;
 }
 
+// Ops that ask for the shape of a tensor, whatever it holds.
+bool asks_for_shape(const Node* node) {
+  static const std::vector<c10::Symbol> kinds{c10::aten::size, c10::aten::dim, c10::aten::numel, c10::aten::len};
+  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
+}
+
+int64_t ask_integers_for_shape(torch::jit::Block* block) {
+  int64_t count = 0;
+  for_each_node(block, [&](Node* node) {
+    if (asks_for_shape(node) && is_dequantize(node->input(0))) {
+      node->replaceInput(0, node->input(0)->node()->input());
+      ++count;
+    }
+  });
+  return count;
+}
+
 int64_t share_dequantizes(torch::jit::Block* block) {
   int64_t count = 0;
   std::unordered_map<Value*, Node*> first;
@@ -79,6 +99,7 @@ int64_t CancelQuantPairs(Context& context) {
         ++count;
       }
     });
+    count += ask_integers_for_shape(graph->block());
     count += share_dequantizes(graph->block());
     eliminate_dead_code(graph);
   }

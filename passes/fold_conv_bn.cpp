@@ -79,10 +79,10 @@ at::Tensor scale_channels(const at::Tensor& weight, const at::Tensor& scale, int
 
 using Uses = std::unordered_map<std::string, size_t>;
 
-bool is_shared(const Context& context, const Uses& uses, const Value* value) {
+bool is_shared(const Uses& uses, const Value* value) {
   auto path = attribute_path(value);
   auto found = path ? uses.find(*path) : uses.end();
-  return context.has_other_methods() || (found != uses.end() && found->second > 1);
+  return found != uses.end() && found->second > 1;
 }
 
 std::string last_name(const Value* value, const std::string& otherwise) {
@@ -108,7 +108,7 @@ bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
   if (channels != norm->scale.size(0)) {
     return false;
   }
-  const bool shared = is_shared(context, uses, weight_value) || is_shared(context, uses, bias_value);
+  const bool shared = is_shared(uses, weight_value) || is_shared(uses, bias_value);
   const at::Tensor folded_weight = scale_channels(*weight, norm->scale, row->weight_axis, groups);
   at::Tensor folded_bias = norm->shift;
   if (bias) {

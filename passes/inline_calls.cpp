@@ -9,7 +9,12 @@
 //   %weight : Tensor = prim::GetAttr[name="weight"](%conv)
 //   %y : Tensor = aten::conv2d(%x, %weight, ...), scope: conv
 //
+// A method of the top module that only the inlined ones called is dropped: else freezing would keep it, and its float weights
+// with it. One that is named in preserved_attrs stays.
 // Left alone: calls of observers, calls through a module interface, and functions that are not TorchScript.
+
+#include <set>
+#include <string>
 
 #include <torch/csrc/jit/passes/inliner.h>
 
@@ -43,25 +48,34 @@ void set_paths(Node* begin, Node* end, const std::string& path) {
   }
 }
 
-int64_t inline_block(Block* block) {
+using Names = std::set<std::string>;
+
+bool is_call_on_self(const Node* node) {
+  return node->kind() == c10::prim::CallMethod && attribute_path(node->input(0)) == "";
+}
+
+int64_t inline_block(Block* block, Names& own_methods) {
   int64_t count = 0;
   for (Node* node = *block->nodes().begin(); node != block->return_node();) {
     const bool is_call = node->kind() == c10::prim::CallMethod || node->kind() == c10::prim::CallFunction;
     torch::jit::GraphFunction* callee = is_call && !called_observer(node) ? torch::jit::tryToGraphFunction(node) : nullptr;
     if (callee == nullptr) {
       for (Block* inner : node->blocks()) {
-        count += inline_block(inner);
+        count += inline_block(inner, own_methods);
       }
       node = node->next();
       continue;
     }
     const std::string path = path_of_callee(node);
+    if (is_call_on_self(node)) {
+      own_methods.insert(node->s(c10::attr::name));
+    }
     Node* before = node->prev();
     Node* after = node->next();
     if (node->kind() == c10::prim::CallFunction) {
       node->removeInput(0);
     }
-    torch::jit::inlineCallTo(node, callee);
+    torch::jit::inlineCallTo(node, callee, callee->graph().get());
     set_paths(before->next(), after, path);
     node = before->next();
     ++count;
@@ -69,13 +83,34 @@ int64_t inline_block(Block* block) {
   return count;
 }
 
+void drop_unused(Context& context, const Names& candidates) {
+  Names kept(context.options.preserved_attrs.begin(), context.options.preserved_attrs.end());
+  kept.insert(context.methods().begin(), context.methods().end());
+  for (const auto& method : context.module.get_methods()) {
+    if (candidates.count(method.name()) == 0) {
+      for_each_node(method.graph()->block(), [&](Node* node) {
+        if (is_call_on_self(node)) {
+          kept.insert(node->s(c10::attr::name));
+        }
+      });
+    }
+  }
+  for (const auto& name : candidates) {
+    if (kept.count(name) == 0) {
+      context.module.type()->unsafeRemoveMethod(name);
+    }
+  }
+}
+
 }  // namespace
 
 int64_t InlineCalls(Context& context) {
   int64_t count = 0;
+  Names own_methods;
   for (const auto& graph : context.graphs()) {
-    count += inline_block(graph->block());
+    count += inline_block(graph->block(), own_methods);
   }
+  drop_unused(context, own_methods);
   return count;
 }
 

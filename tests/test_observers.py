@@ -34,6 +34,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    torch.manual_seed(0)
+
+
 def watched(observer, *batches):
     for batch in batches:
         observer(batch)
@@ -215,8 +220,10 @@ def test_inference_mode_may_end_between_batches(make):
 def test_other_float_types_are_recorded_as_float32(make, dtype):
     """Test that other float types give what the same values give in float32."""
     x = torch.randn(4, 64).to(dtype)
-    own = watched(torch.jit.script(make()), x).calculate_qparams()
-    assert all(map(torch.equal, own, watched(make(), x.float()).calculate_qparams()))
+    observer = watched(torch.jit.script(make()), x)
+    expected = watched(make(), x.float())
+    assert observer.min_val.dtype == observer.max_val.dtype == torch.float32
+    assert all(map(torch.equal, observer.calculate_qparams(), expected.calculate_qparams()))
 
 
 # The formulas
@@ -516,8 +523,8 @@ def test_exact_zeros_do_not_sway_the_range():
 @pytest.mark.parametrize("bins", [2, 100, 5001, 77_777])
 def test_exact_zeros_are_left_out_of_their_own_bin(bins):
     """Test that no bin ends below zero or with a zero in it, whatever the number of bins and their place."""
-    for low in (-1.0, -0.37, -0.003, 0.0):
-        x = torch.cat([torch.tensor([low, 1.7]), torch.zeros(1000)])
+    for low, high in [(-1.0, 1.7), (-0.003, 1.7), (0.0, 1.7), (-1.7, 0.0), (-2036.5, 100_000.0)]:
+        x = torch.cat([torch.tensor([low, high]), torch.zeros(1000)])
         observer = watched(HistogramObserver(bins=bins), x)
         assert observer.histogram.min().item() == 0
         assert observer.histogram.sum().item() == x.count_nonzero().item()
