@@ -115,6 +115,17 @@ py::list table_rows() {
   return rows;
 }
 
+// How errors and reports name each node of a method, constants and attribute reads aside.
+std::vector<std::string> describe_nodes(const Module& module, const std::string& method) {
+  std::vector<std::string> lines;
+  for_each_node(module.get_method(method).graph()->block(), [&](Node* node) {
+    if (node->kind() != c10::prim::Constant && node->kind() != c10::prim::GetAttr) {
+      lines.push_back(describe(node));
+    }
+  });
+  return lines;
+}
+
 void register_attribute(Module& module, const std::string& name, const std::string& value) {
   if (module.hasattr(name)) {
     module.setattr(name, value);
@@ -126,7 +137,7 @@ void register_attribute(Module& module, const std::string& name, const std::stri
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
-  static py::exception<QuantizationError> error(binding, "QuantizationError", PyExc_ValueError);
+  py::register_exception<QuantizationError>(binding, "QuantizationError", PyExc_ValueError);
   binding.def("run_pass", &run_pass_on, py::arg("name"), py::arg("module"), py::arg("methods"), py::arg("engine"),
               py::arg("qconfigs"), py::arg("preserved_attrs"));
   binding.def("parse_module", &parse_module, py::arg("text"), py::arg("attributes"));
@@ -141,6 +152,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
   binding.def(
       "clone", [](const Module& module, bool share_tensors) { return module.clone(share_tensors); },
       py::arg("module"), py::arg("share_tensors"));
+  binding.def("describe_nodes", &describe_nodes, py::arg("module"), py::arg("method"));
   binding.def("op_table", &table_rows);
   binding.def("set_string", &register_attribute);
 }

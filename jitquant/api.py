@@ -80,8 +80,8 @@ def prepare_jit(
     """
     caller = "prepare_jit"
     check_script_module(model, caller)
-    check_evaluation_mode(model, caller)
     check_not_prepared(model, caller)
+    check_evaluation_mode(model, caller)
     check_pass_name(stop_after, PREPARE_PASSES, caller)
     check_attributes(model, preserved_attrs, caller)
     qconfigs = check_qconfig_dict(qconfig_dict, model, caller)

@@ -19,7 +19,7 @@ import torch
 from jitquant import _C
 from jitquant.pipeline import PassOptions, run_pass
 
-__all__ = ["PassOptions", "op_table", "parse_ir", "passes", "run_pass"]
+__all__ = ["PassOptions", "describe_nodes", "op_table", "parse_ir", "passes", "run_pass"]
 
 
 def passes() -> dict[str, str]:
@@ -41,6 +41,11 @@ def parse_ir(text: str, attributes: dict[str, Any] | None = None) -> torch.jit.S
     """
     typed = {path: _with_type(value) for path, value in (attributes or {}).items()}
     return torch.jit._recursive.wrap_cpp_module(_C.parse_module(text, typed))
+
+
+def describe_nodes(module: torch.jit.ScriptModule, method: str = "forward") -> list[str]:
+    """How errors name each node of a method: "aten::conv2d at model.py:12 (layer1.0.conv1)"."""
+    return list(_C.describe_nodes(module._c, method))
 
 
 def _with_type(value: Any) -> tuple[Any, Any]:

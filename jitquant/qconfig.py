@@ -136,7 +136,7 @@ def _scripted(role: str, factory: Callable[[], nn.Module]) -> ScriptModule:
     if not isinstance(observer, nn.Module):
         raise TypeError(f"qconfig.{role}: it made a {name}; let it make an observer, a torch.nn.Module")
     try:
-        scripted: ScriptModule = torch.jit.script(observer)
+        scripted: ScriptModule = torch.jit.script(observer.eval())
     except Exception as error:  # torch.jit.script raises a dozen unrelated types
         raise ValueError(
             f"qconfig.{role}: torch.jit.script cannot compile {name}: {error}\n"

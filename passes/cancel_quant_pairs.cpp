@@ -1,6 +1,6 @@
 // cancel_quant_pairs: what fusion left standing is not quantized around for nothing.
 //
-// Before:                                                After:
+// Before:                                                After (weights of an op that stays float likewise):
 //   %q = aten::quantize_per_tensor(%x, ...)   (%x float)   %y = aten::softmax(%x, ...)
 //   %d = aten::dequantize(%q)
 //   %y = aten::softmax(%d, ...)
@@ -41,7 +41,8 @@ Value* shortcut(const Context& context, Node* node) {
     return nullptr;
   }
   Node* source = node->input(0)->node();
-  if (node->kind() == c10::aten::dequantize && is_quantize(source)) {
+  if (node->kind() == c10::aten::dequantize &&
+      (is_quantize(source) || source->kind() == c10::aten::quantize_per_channel)) {
     return source->input(0);
   }
   if (node->kind() == int_repr && source->kind() == make_quantized) {

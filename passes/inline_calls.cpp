@@ -39,11 +39,34 @@ std::string path_of_callee(const Node* call) {
   return path_of(call);
 }
 
-void set_paths(Node* begin, Node* end, const std::string& path) {
-  for (Node* node = begin; node != end; node = node->next()) {
+using CallStack = std::vector<torch::jit::InlinedCallStackEntry>;
+
+CallStack call_stack_of(const Node* node) {
+  return node->callstack() ? (*node->callstack())->vec() : CallStack();
+}
+
+// inlineCallTo notes the call it takes away; the calls that one was reached by are put around it.
+void add_outer_calls(Node* node, const CallStack& outer) {
+  if (!node->callstack()) {
+    return;
+  }
+  auto stack = *node->callstack();
+  for (auto it = outer.rbegin(); it != outer.rend(); ++it) {
+    auto [function, line, instance] = *it;
+    stack = c10::make_intrusive<torch::jit::InlinedCallStack>(stack, function, line, instance);
+  }
+  node->setCallStack(stack);
+}
+
+void set_origin(Node* begin, Node* end, const std::string& path, const CallStack& outer) {
+  auto set = [&](Node* node) {
     set_path(node, path);
+    add_outer_calls(node, outer);
+  };
+  for (Node* node = begin; node != end; node = node->next()) {
+    set(node);
     for (Block* block : node->blocks()) {
-      for_each_node(block, [&](Node* inner) { set_path(inner, path); });
+      for_each_node(block, set);
     }
   }
 }
@@ -70,13 +93,14 @@ int64_t inline_block(Block* block, Names& own_methods) {
     if (is_call_on_self(node)) {
       own_methods.insert(node->s(c10::attr::name));
     }
+    const CallStack outer = call_stack_of(node);
     Node* before = node->prev();
     Node* after = node->next();
     if (node->kind() == c10::prim::CallFunction) {
       node->removeInput(0);
     }
     torch::jit::inlineCallTo(node, callee, callee->graph().get());
-    set_paths(before->next(), after, path);
+    set_origin(before->next(), after, path, outer);
     node = before->next();
     ++count;
   }
