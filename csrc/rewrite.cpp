@@ -1,5 +1,6 @@
 #include "csrc/rewrite.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 #include <torch/csrc/jit/ir/irparser.h>
@@ -55,21 +56,16 @@ Value* insert_replacement(Graph& replacement, Node* anchor, const std::vector<Va
   return output;
 }
 
-// The nodes of a match that nothing uses any more, users first.
-void destroy_unused(const Graph& pattern, const Match& match, std::unordered_set<Node*>& destroyed) {
+// The nodes of a match, users first.
+std::vector<Node*> matched_nodes(const Graph& pattern, const Match& match) {
   std::vector<Node*> nodes;
-  for (const Node* pattern_node : pattern.nodes()) {
+  for (const Node* pattern_node : pattern.nodes().reverse()) {
     auto found = match.nodes_map.find(pattern_node);
     if (found != match.nodes_map.end()) {
       nodes.push_back(found->second);
     }
   }
-  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
-    if (!(*it)->hasUses()) {
-      destroyed.insert(*it);
-      (*it)->destroy();
-    }
-  }
+  return nodes;
 }
 
 int64_t apply_rule(const Context& context, const std::shared_ptr<Graph>& graph, const RewriteRule& rule) {
@@ -79,13 +75,19 @@ int64_t apply_rule(const Context& context, const std::shared_ptr<Graph>& graph, 
   Graph replacement;
   torch::jit::parseIR(rule.replacement, &replacement);
 
-  int64_t count = 0;
-  std::unordered_set<Node*> destroyed;
-  for (const Match& match : torch::jit::findPatternMatches(pattern, *graph)) {
-    const bool overlaps = std::any_of(match.nodes_map.begin(), match.nodes_map.end(),
-                                      [&](const auto& pair) { return destroyed.count(pair.second) != 0; });
-    if (overlaps) {
+  // All matches are found before the first is rewritten: a value may by then have been replaced, and its node, though dead,
+  // has to stay until the end for the comparison.
+  std::vector<Node*> dead;
+  std::unordered_set<Node*> rewritten;
+  std::unordered_map<Value*, Value*> replaced;
+  for (Match& match : torch::jit::findPatternMatches(pattern, *graph)) {
+    const auto nodes = matched_nodes(pattern, match);
+    if (std::any_of(nodes.begin(), nodes.end(), [&](Node* node) { return rewritten.count(node) != 0; })) {
       continue;
+    }
+    for (auto& [pattern_value, value] : match.values_map) {
+      auto newer = replaced.find(value);
+      value = newer == replaced.end() ? value : newer->second;
     }
     const MatchedValues values = name_values(match, names);
     if (!constants_hold(rule, values) || (rule.condition != nullptr && !rule.condition(context, values))) {
@@ -98,10 +100,16 @@ int64_t apply_rule(const Context& context, const std::shared_ptr<Graph>& graph, 
     Value* old = match.values_map.at(pattern.outputs()[0]);
     Value* output = insert_replacement(replacement, old->node(), inputs);
     old->replaceAllUsesWith(output);
-    destroy_unused(pattern, match, destroyed);
-    ++count;
+    replaced[old] = output;
+    rewritten.insert(nodes.begin(), nodes.end());
+    dead.insert(dead.end(), nodes.begin(), nodes.end());
   }
-  return count;
+  for (Node* node : dead) {
+    if (!node->hasUses()) {
+      node->destroy();
+    }
+  }
+  return static_cast<int64_t>(replaced.size());
 }
 
 }  // namespace

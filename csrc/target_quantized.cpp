@@ -39,35 +39,30 @@ bool has_wrong_kernel(const Context& context, const Node* conv) {
   return groups && data && goes_to_fbgemm_depthwise(context.options.engine, groups->toInt(), data->size(1) == 1);
 }
 
-// The node that takes `value` once it is quantized and dequantized; clamps and padding between are passed over.
-Node* consumer_behind_quantize(Value* value) {
+// Whether what `value` becomes is used as plain integers: by padding, or by a convolution whose own kernel is wrong. The
+// clamp, quantize and dequantize in between are passed over.
+bool feeds_plain_integers(const Context& context, Value* value) {
   for (Node* user = only_user(value); user != nullptr; user = only_user(user->output())) {
     const OpRow* row = find_row(user);
     const bool passed_over = user->kind() == c10::aten::quantize_per_tensor ||
-                             user->kind() == c10::aten::dequantize || user->kind() == c10::aten::constant_pad_nd ||
-                             (row != nullptr && row->bounds);
+                             user->kind() == c10::aten::dequantize || (row != nullptr && row->bounds);
     if (!passed_over) {
-      return user;
+      return user->kind() == c10::aten::constant_pad_nd || has_wrong_kernel(context, user);
     }
   }
-  return nullptr;
+  return false;
 }
 
 bool takes_plain_integers(const Context& context, const Lowering& lowering) {
-  if (lowering.names.count("$weight_scales") == 0) {
+  static const auto make_quantized = c10::Symbol::fromQualString("aten::_make_per_tensor_quantized_tensor");
+  const bool has_onednn = context.options.engine != "qnnpack";  // qnnpack is for processors without oneDNN
+  if (!has_onednn || lowering.names.count("$weight_scales") == 0 || lowering.names.count("$input_scale") == 0) {
     return false;
   }
-  if (has_wrong_kernel(context, lowering.node)) {
-    return true;
-  }
-  // Its neighbours too: between plain integers nothing has to be copied.
-  static const auto make_quantized = c10::Symbol::fromQualString("aten::_make_per_tensor_quantized_tensor");
-  const Value* input = lowering.names.at("input");
-  if (input->node()->kind() == make_quantized) {
-    return true;
-  }
-  Node* consumer = consumer_behind_quantize(lowering.node->output());
-  return consumer != nullptr && has_wrong_kernel(context, consumer);
+  // Its neighbours do too, since between plain integers nothing has to be copied.
+  return has_wrong_kernel(context, lowering.node) ||
+         lowering.names.at("input")->node()->kind() == make_quantized ||
+         feeds_plain_integers(context, lowering.node->output());
 }
 
 std::string conv_recipe(const std::string& dimensions, const std::string& suffix) {
