@@ -27,7 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure import interleaved_medians, processor, saved_size, table
+from benchmarks.measure import interleaved_medians, loaded, one_thread, processor, saved, table
 from tests.networks import IMAGENET_SAMPLE, efficientnet_lite0, photographs, sqnr
 
 CALIBRATION_CLASSES = range(64)
@@ -59,33 +59,29 @@ def calibrate(model: Model, images: Tensor) -> None:
             model(image)
 
 
-def with_jitquant(traced: torch.jit.ScriptModule, images: Tensor) -> tuple[Model, int]:
+def with_jitquant(traced: torch.jit.ScriptModule, images: Tensor) -> bytes:
     import jitquant
 
-    qconfig_dict = {"": jitquant.get_default_qconfig()}
-    quantized = jitquant.quantize_jit(traced, qconfig_dict, calibrate, [images])
-    return quantized, saved_size(quantized)
+    return saved(jitquant.quantize_jit(traced, {"": jitquant.get_default_qconfig()}, calibrate, [images]))
 
 
-def with_torch_x86(traced: torch.jit.ScriptModule, images: Tensor) -> tuple[Model, int]:
+def with_torch_x86(traced: torch.jit.ScriptModule, images: Tensor) -> bytes:
     return _with_torch("x86", traced, images)
 
 
-def with_torch_onednn(traced: torch.jit.ScriptModule, images: Tensor) -> tuple[Model, int]:
+def with_torch_onednn(traced: torch.jit.ScriptModule, images: Tensor) -> bytes:
     return _with_torch("onednn", traced, images)
 
 
-def _with_torch(engine: str, traced: torch.jit.ScriptModule, images: Tensor) -> tuple[Model, int]:
+def _with_torch(engine: str, traced: torch.jit.ScriptModule, images: Tensor) -> bytes:
     from torch.ao.quantization import get_default_qconfig
     from torch.ao.quantization.quantize_jit import quantize_jit
 
     torch.backends.quantized.engine = engine
-    quantized = quantize_jit(traced, {"": get_default_qconfig(engine)}, calibrate, [images])
-    return quantized, saved_size(quantized)
+    return saved(quantize_jit(traced, {"": get_default_qconfig(engine)}, calibrate, [images]))
 
 
-def with_onnxruntime(traced: torch.jit.ScriptModule, images: Tensor) -> tuple[Model, int]:
-    import onnxruntime
+def with_onnxruntime(traced: torch.jit.ScriptModule, images: Tensor) -> bytes:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -117,16 +113,20 @@ def with_onnxruntime(traced: torch.jit.ScriptModule, images: Tensor) -> tuple[Mo
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            folder / "int8.onnx", options, providers=["CPUExecutionProvider"]
-        )
-        size = (folder / "int8.onnx").stat().st_size
-    return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0]), size
+        return (folder / "int8.onnx").read_bytes()
 
 
-CONTENDERS: dict[str, Callable[[torch.jit.ScriptModule, Tensor], tuple[Model, int]]] = {
+def loaded_by_onnxruntime(content: bytes) -> Model:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+
+
+# Each gives the file that would be deployed.
+CONTENDERS: dict[str, Callable[[torch.jit.ScriptModule, Tensor], bytes]] = {
     "jitquant": with_jitquant,
     "torch quantize_jit, x86": with_torch_x86,
     "torch quantize_jit, onednn": with_torch_onednn,
@@ -139,17 +139,21 @@ def measure(contender: str, folder: Path, limit: int | None, rounds: int) -> Fig
     seen = torch.isin(labels, torch.tensor(CALIBRATION_CLASSES))
     calibration, judged, truth = images[seen], images[~seen][:limit], labels[~seen][:limit]
 
-    with torch.inference_mode(False):
-        traced = torch.jit.trace(efficientnet_lite0(), calibration[:1])
+    traced = torch.jit.trace(efficientnet_lite0(), calibration[:1])
     frozen = torch.jit.freeze(traced)
 
     start = time.perf_counter()
-    quantized, size = CONTENDERS[contender](traced, calibration)
+    content = CONTENDERS[contender](traced, calibration)
     seconds = time.perf_counter() - start
 
-    expected, got = logits(frozen, judged), logits(quantized, judged)
+    load = loaded_by_onnxruntime if contender.startswith("onnxruntime") else loaded
+    expected, got = logits(frozen, judged), logits(load(content), judged)
     image = judged[:1]
-    medians = interleaved_medians({"float": lambda: frozen(image), "int8": lambda: quantized(image)}, rounds)
+    with one_thread():
+        frozen, deployed = torch.jit.freeze(traced), load(content)
+        medians = interleaved_medians(
+            {"float": lambda: frozen(image), "int8": lambda: deployed(image)}, rounds
+        )
     return Figures(
         contender=contender,
         photographs=len(judged),
@@ -160,7 +164,7 @@ def measure(contender: str, folder: Path, limit: int | None, rounds: int) -> Fig
         float_ms=medians["float"],
         milliseconds=medians["int8"],
         faster=medians["float"] / medians["int8"],
-        size_ratio=size / saved_size(traced),
+        size_ratio=len(content) / len(saved(traced)),
         quantize_seconds=seconds,
     )
 

@@ -1,43 +1,55 @@
-"""How the benchmarks measure: times of contenders taken in turns, sizes of saved files, tables to read."""
+"""How the benchmarks measure: models as once saved and loaded, times taken in turns, readable tables."""
 
 import io
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 
-def interleaved_medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median milliseconds of each contender on one thread.
-
-    They take turns, one call each a round: a machine that slows down for a while slows all of them.
-    """
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs what is inside on one thread. Load models inside: weights are laid out for a number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
-            for call in contenders.values():
-                for _ in range(3):
-                    call()
-            times: dict[str, list[float]] = {name: [] for name in contenders}
-            for _ in range(rounds):
-                for name, call in contenders.items():
-                    start = time.perf_counter()
-                    call()
-                    times[name].append(1000 * (time.perf_counter() - start))
+        yield
     finally:
         torch.set_num_threads(before)
-    return {name: statistics.median(samples) for name, samples in times.items()}
 
 
-def saved_size(model: torch.jit.ScriptModule) -> int:
-    """Bytes that torch.jit.save writes for `model`."""
+def saved(model: torch.jit.ScriptModule) -> bytes:
+    """What torch.jit.save writes for `model`."""
     buffer = io.BytesIO()
     torch.jit.save(model, buffer)
-    return buffer.getbuffer().nbytes
+    return buffer.getvalue()
+
+
+def loaded(content: bytes) -> torch.jit.ScriptModule:
+    """The model that `saved` gave the content of, as it is where it was deployed."""
+    return torch.jit.load(io.BytesIO(content))
+
+
+def interleaved_medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median milliseconds of each contender.
+
+    They take turns, one call each a round: a machine that slows down for a while slows all of them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    with torch.inference_mode():
+        for call in contenders.values():
+            for _ in range(3):
+                call()
+        for _ in range(rounds):
+            for name, call in contenders.items():
+                start = time.perf_counter()
+                call()
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(samples) for name, samples in times.items()}
 
 
 def processor() -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure import interleaved_medians, processor, table
+from benchmarks.measure import interleaved_medians, loaded, one_thread, processor, saved, table
 from tests.networks import resnet18, sqnr
 
 
@@ -65,15 +65,18 @@ def measure(made_by: str, rounds: int) -> Figures:
     network = resnet18(uneven_bn=True)
     model = torch.jit.script(network) if made_by == "scripted" else torch.jit.trace(network, judged[:1])
     frozen = torch.jit.freeze(model)
-    ours, theirs = with_jitquant(model, calibration), with_torch(model, calibration)
+    our_file, their_file = saved(with_jitquant(model, calibration)), saved(with_torch(model, calibration))
+    ours, theirs = loaded(our_file), loaded(their_file)
 
     with torch.inference_mode():
         expected, got, torch_got = frozen(judged), ours(judged), theirs(judged)
     image = judged[:1]
-    medians = interleaved_medians(
-        {"float": lambda: frozen(image), "jitquant": lambda: ours(image), "torch": lambda: theirs(image)},
-        rounds,
-    )
+    with one_thread():
+        frozen, ours, theirs = torch.jit.freeze(model), loaded(our_file), loaded(their_file)
+        medians = interleaved_medians(
+            {"float": lambda: frozen(image), "jitquant": lambda: ours(image), "torch": lambda: theirs(image)},
+            rounds,
+        )
     return Figures(
         made_by=made_by,
         sqnr_db=sqnr(expected, got),

@@ -1,8 +1,7 @@
 // The one file that binds to Python.
-#include <torch/extension.h>
-
 #include <torch/csrc/jit/ir/irparser.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
+#include <torch/extension.h>
 
 #include "csrc/error.h"
 #include "csrc/module_path.h"
@@ -73,7 +72,8 @@ Module parse_module(const std::string& text,
   auto graph = std::make_shared<torch::jit::Graph>();
   torch::jit::parseIR(text, graph.get());
   if (graph->inputs().empty()) {
-    fail("parse", "the graph has no inputs", "write graph(%self, ...), since a method takes its module first");
+    fail("parse", "the graph has no inputs",
+         "write graph(%self, ...), since a method takes its module first");
   }
   graph->inputs()[0]->setType(module.type());
   for_each_node(graph->block(), [&](Node* node) {
@@ -81,12 +81,14 @@ Module parse_module(const std::string& text,
     if (owner) {
       const auto& name = node->s(c10::attr::name);
       if (!owner->hasAttribute(name)) {
-        fail("parse", "the graph reads '" + name + "', which no attribute has", "pass it among the attributes");
+        fail("parse", "the graph reads '" + name + "', which no attribute has",
+             "pass it among the attributes");
       }
       node->output()->setType(owner->getAttribute(name));
     }
   });
-  module.type()->addMethod(unit->create_function(c10::QualifiedName(*module.type()->name(), "forward"), graph));
+  module.type()->addMethod(
+      unit->create_function(c10::QualifiedName(*module.type()->name(), "forward"), graph));
   return module;
 }
 
@@ -99,7 +101,9 @@ py::list table_rows() {
     entry["weight"] = row.weight;
     entry["weight_axis"] = row.weight_axis;
     entry["bias"] = row.bias;
-    entry["output"] = row.output == Output::Observed ? "observed" : row.output == Output::Fixed ? "fixed" : "same";
+    entry["output"] = row.output == Output::Observed ? "observed"
+                      : row.output == Output::Fixed  ? "fixed"
+                                                     : "same";
     entry["absorbs_clamp"] = row.absorbs_clamp;
     entry["clamp"] = row.bounds.has_value();
     entry["integer"] = has_integer_form(row);
@@ -138,8 +142,8 @@ void register_attribute(Module& module, const std::string& name, const std::stri
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
   py::register_exception<QuantizationError>(binding, "QuantizationError", PyExc_ValueError);
-  binding.def("run_pass", &run_pass_on, py::arg("name"), py::arg("module"), py::arg("methods"), py::arg("engine"),
-              py::arg("qconfigs"), py::arg("preserved_attrs"));
+  binding.def("run_pass", &run_pass_on, py::arg("name"), py::arg("module"), py::arg("methods"),
+              py::arg("engine"), py::arg("qconfigs"), py::arg("preserved_attrs"));
   binding.def("parse_module", &parse_module, py::arg("text"), py::arg("attributes"));
   binding.def("passes", [] {
     std::map<std::string, std::string> purposes;

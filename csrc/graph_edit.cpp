@@ -55,6 +55,8 @@ Node* only_user(const Value* value) {
   return user->owningBlock() == value->node()->owningBlock() ? user : nullptr;
 }
 
-void eliminate_dead_code(const std::shared_ptr<torch::jit::Graph>& graph) { torch::jit::EliminateDeadCode(graph); }
+void eliminate_dead_code(const std::shared_ptr<torch::jit::Graph>& graph) {
+  torch::jit::EliminateDeadCode(graph);
+}
 
 }  // namespace jitquant

@@ -1,4 +1,5 @@
-// Small edits every pass needs: constants, and nodes that keep the module path and source line of what they replace.
+// Small edits every pass needs: constants, and nodes that keep the module path and source line of what they
+// replace.
 #pragma once
 
 #include <initializer_list>
@@ -16,8 +17,8 @@ torch::jit::Value* constant(torch::jit::Node* before, const c10::IValue& value);
 // The value of a prim::Constant, or of a list made of constants.
 std::optional<c10::IValue> constant_of(const torch::jit::Value* value);
 
-// Inserts op(inputs) before `before`, with the module path and source line of `origin`. The overload is resolved from
-// the types of the inputs.
+// Inserts op(inputs) before `before`, with the module path and source line of `origin`. The overload is
+// resolved from the types of the inputs.
 torch::jit::Value* insert_op(torch::jit::Node* before, const torch::jit::Node* origin, const std::string& op,
                              const std::vector<torch::jit::Value*>& inputs);
 

@@ -25,7 +25,8 @@ std::optional<std::string> attribute_path(const Value* value) {
     value = value->node()->input();
   }
   const auto& inputs = value->owningGraph()->inputs();
-  const bool is_self = !inputs.empty() && value == inputs[0] && value->type()->cast<c10::ClassType>() != nullptr;
+  const bool is_self =
+      !inputs.empty() && value == inputs[0] && value->type()->cast<c10::ClassType>() != nullptr;
   return is_self ? std::optional(path) : std::nullopt;
 }
 

@@ -1,4 +1,5 @@
-// Where things live in the module tree. After inlining, a node's scope is the dotted path of the module it came from.
+// Where things live in the module tree. After inlining, a node's scope is the dotted path of the module it
+// came from.
 #pragma once
 
 #include <optional>
@@ -15,8 +16,8 @@ namespace jitquant {
 std::string path_of(const torch::jit::Node* node);
 void set_path(torch::jit::Node* node, const std::string& path);
 
-// "layer1.0.weight" for a chain of prim::GetAttr that starts at the method's self; nothing for any other value.
-// Self itself is "".
+// "layer1.0.weight" for a chain of prim::GetAttr that starts at the method's self; nothing for any other
+// value. Self itself is "".
 std::optional<std::string> attribute_path(const torch::jit::Value* value);
 
 // The owner of a dotted path and the last name in it.

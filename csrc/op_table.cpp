@@ -24,7 +24,10 @@ OpRow weighted(std::string op, int64_t axis = 0) {
 }
 
 OpRow binary(std::string op) {
-  return {.op = std::move(op), .activations = {"self", "other"}, .output = Output::Observed, .absorbs_clamp = true};
+  return {.op = std::move(op),
+          .activations = {"self", "other"},
+          .output = Output::Observed,
+          .absorbs_clamp = true};
 }
 
 OpRow observed(std::string op, std::string activation = "self") {

@@ -1,5 +1,5 @@
-// Facts about ops, stated once. Observer insertion, quantize/dequantize insertion, fusion and the documentation read
-// them here.
+// Facts about ops, stated once. Observer insertion, quantize/dequantize insertion, fusion and the
+// documentation read them here.
 #pragma once
 
 #include <optional>
@@ -24,8 +24,9 @@ struct FixedQParams {
 };
 
 struct OpRow {
-  std::string op;                        // "aten::conv2d", or "aten::add.Tensor" for one overload only
-  std::vector<std::string> activations;  // names of the schema's arguments, as all below; lists of tensors too
+  std::string op;  // "aten::conv2d", or "aten::add.Tensor" for one overload only
+  std::vector<std::string>
+      activations;  // names of the schema's arguments, as all below; lists of tensors too
   std::optional<std::string> weight = std::nullopt;
   int64_t weight_axis = 0;  // the axis of a weight along which it is quantized
   std::optional<std::string> bias = std::nullopt;
@@ -52,18 +53,19 @@ struct ActivationSlot {
 // The activation slots of a node with that row; empty where a list comes from elsewhere or has other users.
 std::vector<ActivationSlot> activation_slots(torch::jit::Node* node, const OpRow& row);
 
-// The tensors that a node gives: its output, or those its list of outputs is taken apart into. Empty where the list goes
-// elsewhere.
+// The tensors that a node gives: its output, or those its list of outputs is taken apart into. Empty where
+// the list goes elsewhere.
 std::vector<torch::jit::Value*> tensor_outputs(torch::jit::Node* node);
 
-// The bounds of a node whose row is a clamp; an absent bound is infinite. Nothing where they are not constants.
+// The bounds of a node whose row is a clamp; an absent bound is infinite. Nothing where they are not
+// constants.
 std::optional<std::pair<double, double>> clamp_bounds(const torch::jit::Node* node, const OpRow& row);
 
 // The clamp right behind `value` that an op with `row` absorbs: the only user, in the same block.
 torch::jit::Node* absorbed_clamp(const torch::jit::Value* value, const OpRow& row);
 
-// A fence (aten::alias) keeps an op float that has an integer form: it stands behind the op's output, survives saving,
-// and every pass takes it for an op it does not know. remove_fences takes it away.
+// A fence (aten::alias) keeps an op float that has an integer form: it stands behind the op's output,
+// survives saving, and every pass takes it for an op it does not know. remove_fences takes it away.
 bool is_fenced(torch::jit::Node* node);
 constexpr const char* kFence = "aten::alias";
 

@@ -56,8 +56,9 @@ void collect_written(torch::jit::Block* block, std::set<Attribute>& written) {
   });
 }
 
-// Gives the attribute `name` to every module of one class, as an optional tensor. Modules of one class share its slots, so
-// that all have to change when one does; those that had no such attribute, or None for good, then have None.
+// Gives the attribute `name` to every module of one class, as an optional tensor. Modules of one class share
+// its slots, so that all have to change when one does; those that had no such attribute, or None for good,
+// then have None.
 void ensure_optional_attribute(const std::vector<Module>& modules, const c10::ClassTypePtr& type,
                                const std::string& name) {
   const auto old_slot = type->findAttributeSlot(name);
@@ -131,7 +132,8 @@ std::unordered_map<std::string, size_t> Context::attribute_uses() const {
       torch::jit::Inline(*graph);
     }
     for_each_node(graph->block(), [&](Node* node) {
-      if (node->kind() == c10::prim::GetAttr && node->output()->type()->isSubtypeOf(*c10::TensorType::get())) {
+      if (node->kind() == c10::prim::GetAttr &&
+          node->output()->type()->isSubtypeOf(*c10::TensorType::get())) {
         if (auto path = attribute_path(node->output())) {
           uses[*path] += node->output()->uses().size();
         }
@@ -149,7 +151,8 @@ std::string Context::free_name(const std::string& prefix) {
   return name;
 }
 
-Value* Context::set_static(Node* node, Value* like, const std::string& name, const at::Tensor& data, bool shared) {
+Value* Context::set_static(Node* node, Value* like, const std::string& name, const at::Tensor& data,
+                           bool shared) {
   auto path = attribute_path(like);
   if (!path) {
     return constant(node, data);

@@ -51,15 +51,15 @@ class Context {
   // How often each tensor attribute is used, by its dotted path, in all methods of the module.
   std::unordered_map<std::string, size_t> attribute_uses() const;
 
-  // Makes `data` readable before `node`, beside the static value `like`: a constant where `like` is one, else the
-  // attribute `name` of the module that owns `like`. Where `shared`, what has that name already is left as it is and
-  // the new attribute gets a name of its own.
+  // Makes `data` readable before `node`, beside the static value `like`: a constant where `like` is one, else
+  // the attribute `name` of the module that owns `like`. Where `shared`, what has that name already is left
+  // as it is and the new attribute gets a name of its own.
   torch::jit::Value* set_static(torch::jit::Node* node, torch::jit::Value* like, const std::string& name,
                                 const at::Tensor& data, bool shared);
 
   // A new attribute of the top module, named by `prefix` and the next free number, read before `node`.
-  torch::jit::Value* new_attribute(torch::jit::Node* node, const std::string& prefix, const c10::IValue& value,
-                                   const c10::TypePtr& type);
+  torch::jit::Value* new_attribute(torch::jit::Node* node, const std::string& prefix,
+                                   const c10::IValue& value, const c10::TypePtr& type);
   // The same for a submodule.
   torch::jit::Value* new_submodule(torch::jit::Node* node, const std::string& prefix,
                                    const torch::jit::Module& submodule);

@@ -76,7 +76,8 @@ std::optional<QParamValues> qparams_of(const Value* quantized) {
         continue;
       }
       // The zero point follows the scale in every stock op.
-      return QParamValues{const_cast<Value*>(node->input(*scale)), const_cast<Value*>(node->input(*scale + 1))};
+      return QParamValues{const_cast<Value*>(node->input(*scale)),
+                          const_cast<Value*>(node->input(*scale + 1))};
     }
     node = node->input(0)->node();
   }

@@ -34,7 +34,8 @@ struct QParamValues {
 // Inputs 1 and 2 of an aten::quantize_per_tensor.
 QParamValues qparams_of_quantize(const torch::jit::Node* quantize);
 
-// The parameters of a quantized value, found at the op that gave it; ops that keep their input's are passed over.
+// The parameters of a quantized value, found at the op that gave it; ops that keep their input's are passed
+// over.
 std::optional<QParamValues> qparams_of(const torch::jit::Value* quantized);
 
 // Whether both hold the same constants or attributes.

@@ -75,8 +75,8 @@ int64_t apply_rule(const Context& context, const std::shared_ptr<Graph>& graph, 
   Graph replacement;
   torch::jit::parseIR(rule.replacement, &replacement);
 
-  // All matches are found before the first is rewritten: a value may by then have been replaced, and its node, though dead,
-  // has to stay until the end for the comparison.
+  // All matches are found before the first is rewritten: a value may by then have been replaced, and its
+  // node, though dead, has to stay until the end for the comparison.
   std::vector<Node*> dead;
   std::unordered_set<Node*> rewritten;
   std::unordered_map<Value*, Value*> replaced;

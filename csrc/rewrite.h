@@ -25,8 +25,8 @@ struct RewriteRule {
   bool (*condition)(const Context&, const MatchedValues&) = nullptr;
 };
 
-// Applies each rule in order wherever it matches and returns how often. New nodes get the module path and source line of
-// the last node they replace.
+// Applies each rule in order wherever it matches and returns how often. New nodes get the module path and
+// source line of the last node they replace.
 int64_t apply_rules(const Context& context, const std::shared_ptr<torch::jit::Graph>& graph,
                     const std::vector<RewriteRule>& rules);
 

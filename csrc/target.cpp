@@ -78,7 +78,8 @@ bool same_value(const c10::IValue& left, const c10::IValue& right) {
                                              : left == right;
 }
 
-// Whether each argument that the recipe leaves out has its default value, so that leaving it out changes nothing.
+// Whether each argument that the recipe leaves out has its default value, so that leaving it out changes
+// nothing.
 bool covers_arguments(const IntegerForm& form, const Node* node) {
   std::vector<std::string> used;
   for (const auto& statement : parse_recipe(form.recipe)) {
@@ -102,7 +103,8 @@ bool covers_arguments(const IntegerForm& form, const Node* node) {
 
 bool runs_as_it_is(const OpRow& row) {
   const auto& forms = quantized_forms();
-  const bool listed = std::any_of(forms.begin(), forms.end(), [&](const auto& form) { return form.op == row.op; });
+  const bool listed =
+      std::any_of(forms.begin(), forms.end(), [&](const auto& form) { return form.op == row.op; });
   return row.output == Output::SameAsInput && !listed;
 }
 

@@ -16,19 +16,20 @@ namespace jitquant {
 
 // The values and facts from which the integer op of one node is made.
 struct Lowering {
-  torch::jit::Node* node;  // the float op; its activations are dequantized values
+  torch::jit::Node* node;                           // the float op; its activations are dequantized values
   std::map<std::string, torch::jit::Value*> names;  // arguments of the schema by name, and $names
   bool relu = false;                                // a relu stands between the op and its quantize
 };
 
-// One integer form of an op, as a recipe: statements "name = op(argument, ...)" separated by ';', the last of which gives
-// the result. An argument is the name of an argument of the float op (an activation and the weight are then the quantized
-// tensors), the name of an earlier statement, a literal, or one of
+// One integer form of an op, as a recipe: statements "name = op(argument, ...)" separated by ';', the last of
+// which gives the result. An argument is the name of an argument of the float op (an activation and the
+// weight are then the quantized tensors), the name of an earlier statement, a literal, or one of
 //   $scale, $zero_point              of the output,
 //   $input_scale, $input_zero_point  of the first activation.
-// An argument of the float op that the recipe does not take must have its default value, else the op stays float.
+// An argument of the float op that the recipe does not take must have its default value, else the op stays
+// float.
 struct IntegerForm {
-  std::string op;     // the row's name
+  std::string op;  // the row's name
   std::string recipe;
   std::string relu_recipe = "";  // the same with a relu in it; empty where there is none
   // Whether this form is meant for this node; the first form that is wins.
@@ -45,8 +46,8 @@ const std::vector<std::string>& prepack_ops();
 // The form to use for a node, or nullptr where it has to stay float.
 const IntegerForm* choose_form(const Context& context, const Lowering& lowering);
 
-// Whether the target has any integer form for a row. An op that keeps its input's parameters needs none of its own:
-// ATen runs it on quantized tensors as it is.
+// Whether the target has any integer form for a row. An op that keeps its input's parameters needs none of
+// its own: ATen runs it on quantized tensors as it is.
 bool has_integer_form(const OpRow& row);
 bool runs_as_it_is(const OpRow& row);
 

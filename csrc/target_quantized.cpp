@@ -1,9 +1,8 @@
 // The `quantized` target: ATen's quantized tensors and quantized:: ops, all of which stock torch has.
-#include "csrc/target.h"
-
 #include <ATen/ATen.h>
 
 #include "csrc/graph_edit.h"
+#include "csrc/target.h"
 
 namespace jitquant {
 
@@ -12,9 +11,9 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Value;
 
-// Convolutions that go to fbgemm's depthwise kernels when the file is loaded. Those are wrong or slow for 8-bit values:
-// with "same" padding their 16-bit sums saturate on every CPU (an error of 44 % on all-ones input), without it they are
-// two hundred times slower than oneDNN's.
+// Convolutions that go to fbgemm's depthwise kernels when the file is loaded. Those are wrong or slow for
+// 8-bit values: with "same" padding their 16-bit sums saturate on every CPU (an error of 44 % on all-ones
+// input), without it they are two hundred times slower than oneDNN's.
 bool goes_to_fbgemm_depthwise(const std::string& engine, int64_t groups, bool depthwise) {
   constexpr int64_t most_groups_x86_gives_onednn = 100;
   if (engine == "x86") {
@@ -31,16 +30,18 @@ bool has_wrong_kernel(const Context& context, const Node* conv) {
   auto groups = constant_of(conv->namedInput("groups"));
   Value* weight = conv->namedInput(*row->weight);
   // Insertion put a quantize and a dequantize between the weight and the convolution.
-  while (weight->node()->kind() == c10::aten::dequantize || weight->node()->kind() == c10::aten::quantize_per_channel ||
+  while (weight->node()->kind() == c10::aten::dequantize ||
+         weight->node()->kind() == c10::aten::quantize_per_channel ||
          weight->node()->kind() == c10::aten::quantize_per_tensor) {
     weight = weight->node()->input(0);
   }
   auto data = context.static_tensor(weight);
-  return groups && data && goes_to_fbgemm_depthwise(context.options.engine, groups->toInt(), data->size(1) == 1);
+  return groups && data &&
+         goes_to_fbgemm_depthwise(context.options.engine, groups->toInt(), data->size(1) == 1);
 }
 
-// Whether what `value` becomes is used as plain integers: by padding, or by a convolution whose own kernel is wrong. The
-// clamp, quantize and dequantize in between are passed over.
+// Whether what `value` becomes is used as plain integers: by padding, or by a convolution whose own kernel is
+// wrong. The clamp, quantize and dequantize in between are passed over.
 bool feeds_plain_integers(const Context& context, Value* value) {
   for (Node* user = only_user(value); user != nullptr; user = only_user(user->output())) {
     const OpRow* row = find_row(user);
@@ -54,15 +55,13 @@ bool feeds_plain_integers(const Context& context, Value* value) {
 }
 
 bool takes_plain_integers(const Context& context, const Lowering& lowering) {
-  static const auto make_quantized = c10::Symbol::fromQualString("aten::_make_per_tensor_quantized_tensor");
   const bool has_onednn = context.options.engine != "qnnpack";  // qnnpack is for processors without oneDNN
-  if (!has_onednn || lowering.names.count("$weight_scales") == 0 || lowering.names.count("$input_scale") == 0) {
+  if (!has_onednn || lowering.names.count("$weight_scales") == 0 ||
+      lowering.names.count("$input_scale") == 0) {
     return false;
   }
   // Its neighbours do too, since between plain integers nothing has to be copied.
-  return has_wrong_kernel(context, lowering.node) ||
-         lowering.names.at("input")->node()->kind() == make_quantized ||
-         feeds_plain_integers(context, lowering.node->output());
+  return has_wrong_kernel(context, lowering.node) || feeds_plain_integers(context, lowering.node->output());
 }
 
 std::string conv_recipe(const std::string& dimensions, const std::string& suffix) {
@@ -74,7 +73,8 @@ std::string conv_recipe(const std::string& dimensions, const std::string& suffix
 std::string plain_conv_recipe(const std::string& activation) {
   return "plain = aten::int_repr(input);"
          "integers = aten::int_repr(weight);"
-         "packed = onednn::qconv_prepack(integers, $weight_scales, $input_scale, $input_zero_point, stride, padding,"
+         "packed = onednn::qconv_prepack(integers, $weight_scales, $input_scale, $input_zero_point, stride, "
+         "padding,"
          "  dilation, groups, None);"
          "result = onednn::qconv_pointwise(plain, $input_scale, $input_zero_point, packed, $weight_scales,"
          "  $weight_zero_points, bias, stride, padding, dilation, groups, $scale, $zero_point, uint8, '" +

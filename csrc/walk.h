@@ -7,8 +7,8 @@
 
 namespace jitquant {
 
-// Visits a node before the blocks inside it. The visitor may insert nodes, and may destroy the node it is given where
-// that has no blocks.
+// Visits a node before the blocks inside it. The visitor may insert nodes, and may destroy the node it is
+// given where that has no blocks.
 template <typename Visitor>
 void for_each_node(torch::jit::Block* block, Visitor&& visit) {
   for (auto it = block->nodes().begin(); it != block->nodes().end();) {

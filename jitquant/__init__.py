@@ -1,4 +1,4 @@
-"""TorchScript post-training quantization: a scripted or traced module in, an integer one out that stock PyTorch runs."""
+"""TorchScript post-training quantization: a ScriptModule in, an integer one out that stock PyTorch runs."""
 
 from jitquant._compatibility import check_torch_version
 

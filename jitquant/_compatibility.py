@@ -9,10 +9,12 @@ def check_torch_version() -> None:
         from jitquant._build_info import TORCH_VERSION
     except ImportError:
         raise ImportError(
-            "jitquant: the extension is not built; run `pip install --no-build-isolation -e .` in the repository"
+            "jitquant: the extension is not built; "
+            "run `pip install --no-build-isolation -e .` in the repository"
         ) from None
     if torch.__version__ != TORCH_VERSION:
         raise ImportError(
-            f"jitquant: the extension was built with torch {TORCH_VERSION}, and this is torch {torch.__version__}; "
-            f"install torch {TORCH_VERSION}, or build again with `pip install --no-build-isolation -e .`"
+            f"jitquant: the extension was built with torch {TORCH_VERSION}, and this is torch "
+            f"{torch.__version__}; install torch {TORCH_VERSION}, or build again with "
+            "`pip install --no-build-isolation -e .`"
         )

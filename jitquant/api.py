@@ -1,4 +1,4 @@
-"""The functions a user calls: drop-in for ``torch.ao.quantization.quantize_jit``; what is new is keyword-only."""
+"""What a user calls: drop-in for ``torch.ao.quantization.quantize_jit``, with what is new keyword-only."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def prepare_jit(
 
     Args:
         model: a scripted, traced or frozen module in evaluation mode.
-        qconfig_dict: a qconfig, or None, for each submodule path; ``''`` is the whole model, and the most specific
-            path wins. A ``torch.ao.quantization.QConfig`` will do too.
+        qconfig_dict: a qconfig, or None, for each submodule path; ``''`` is the whole model, and the most
+            specific path wins. A ``torch.ao.quantization.QConfig`` will do too.
         inplace: change ``model`` itself; else a copy is changed and returned.
-        preserved_attrs: methods that ``forward`` calls and that are to stay callable; other methods stay anyway.
+        preserved_attrs: methods that ``forward`` calls and that are to stay; other methods stay anyway.
         print_graphs: print the graph after each pass that changed something, with its number of rewrites.
         stop_after: the name of a pass; the module is returned as that pass leaves it.
 
     Raises:
-        QuantizationError: for an eager module, one in training mode or one that was prepared before; for a path that
-            no submodule has, a wrong qconfig, and an observer that TorchScript cannot compile.
+        QuantizationError: for an eager module, one in training mode or prepared before; for a path that no submodule has,
+            a wrong qconfig, and an observer that TorchScript cannot compile.
     """
     caller = "prepare_jit"
     check_script_module(model, caller)
@@ -97,7 +97,9 @@ def prepare_jit(
         stop_after=stop_after,
     )
     if stop_after is None and not _has_observers(work):
-        warnings.warn(f"{caller}: no op of the model has an integer form under this qconfig_dict", stacklevel=2)
+        warnings.warn(
+            f"{caller}: no op of the model has an integer form under this qconfig_dict", stacklevel=2
+        )
     write_info(
         work,
         {
@@ -129,12 +131,12 @@ def convert_jit(
     Args:
         model: what ``prepare_jit`` returned, after calibration.
         inplace: change ``model`` itself; else a copy is changed and returned.
-        debug: stop before fusion: float arithmetic between quantize and dequantize, weights reachable by name.
+        debug: stop before fusion: float arithmetic between quantize and dequantize, weights reachable.
         preserved_attrs: attributes that freezing keeps; the methods that are left are all kept.
         print_graphs, stop_after: as for ``prepare_jit``.
 
     Raises:
-        QuantizationError: for a model that was never prepared, or whose observers saw nothing, NaN or infinity.
+        QuantizationError: for a model never prepared, or whose observers saw nothing, NaN or infinity.
     """
     caller = "convert_jit"
     check_script_module(model, caller)
@@ -154,7 +156,9 @@ def convert_jit(
             print_graphs=print_graphs,
             stop_after=stop_after,
         )
-    write_info(work, {**facts, "stage": "debug" if debug else "quantized", "target": "quantized", "engine": engine})
+    write_info(
+        work, {**facts, "stage": "debug" if debug else "quantized", "target": "quantized", "engine": engine}
+    )
     return _hand_over(model, work, inplace)
 
 
@@ -175,8 +179,8 @@ def quantize_jit(
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
-        model, qconfig_dict, inplace, debug, preserved_attrs, print_graphs, stop_after: as for ``prepare_jit`` and
-            ``convert_jit``.
+        model, qconfig_dict, inplace, debug, preserved_attrs, print_graphs, stop_after: as for
+            ``prepare_jit`` and ``convert_jit``.
 
     Raises:
         QuantizationError: as those two do. With ``inplace=True`` the model is changed only if all went well.
@@ -220,7 +224,7 @@ def _compile_observers(
 
 
 def _working_copy(model: torch.jit.ScriptModule, inplace: bool) -> torch.jit.ScriptModule:
-    """A module with graphs of its own to work on; the model takes it over at the end, if it is to be changed."""
+    """A module with graphs of its own to work on; a model that is to be changed takes it over at the end."""
     return torch.jit._recursive.wrap_cpp_module(_C.clone(model._c, share_tensors=inplace))
 
 

@@ -55,11 +55,14 @@ def check_prepared(model: torch.jit.ScriptModule, caller: str) -> dict[str, Any]
     return facts
 
 
-def check_qconfig_dict(qconfig_dict: Any, model: torch.jit.ScriptModule, caller: str) -> dict[str, QConfig | None]:
-    """The qconfigs by module path. Raises QuantizationError for an unknown path or a wrong type, naming it."""
+def check_qconfig_dict(
+    qconfig_dict: Any, model: torch.jit.ScriptModule, caller: str
+) -> dict[str, QConfig | None]:
+    """The qconfigs by module path. Raises QuantizationError for an unknown path or a wrong type."""
     if not isinstance(qconfig_dict, Mapping):
         raise QuantizationError(
-            f"{caller}: qconfig_dict is a {type(qconfig_dict).__name__}; pass a dict such as {{'': default_qconfig}}"
+            f"{caller}: qconfig_dict is a {type(qconfig_dict).__name__}; "
+            "pass a dict such as {'': default_qconfig}"
         )
     if not qconfig_dict:
         raise QuantizationError(
@@ -85,14 +88,17 @@ def check_qconfig_dict(qconfig_dict: Any, model: torch.jit.ScriptModule, caller:
 def check_pass_name(name: str | None, known: tuple[str, ...], caller: str) -> None:
     """Raises QuantizationError if a pass to stop after is not among those that will run."""
     if name is not None and name not in known:
-        raise QuantizationError(f"{caller}: stop_after={name!r} is no pass that runs; those are {', '.join(known)}")
+        raise QuantizationError(
+            f"{caller}: stop_after={name!r} is no pass that runs; those are {', '.join(known)}"
+        )
 
 
 def check_run_fn(run_fn: Any, caller: str) -> None:
     """Raises QuantizationError unless run_fn can be called."""
     if not callable(run_fn):
         raise QuantizationError(
-            f"{caller}: run_fn is a {type(run_fn).__name__}; pass a function that takes the prepared model and run_args"
+            f"{caller}: run_fn is a {type(run_fn).__name__}; "
+            "pass a function that takes the prepared model and run_args"
         )
 
 

@@ -25,7 +25,7 @@ def read_info(module: torch.jit.ScriptModule) -> dict[str, Any] | None:
 
 
 def info(path_or_module: str | PathLike[str] | torch.jit.ScriptModule) -> dict[str, Any]:
-    """Prints how a module was quantized, and returns it: stage, versions, engine, target, qconfig, reduce_range.
+    """Prints how a module was quantized and returns it: stage, versions, engine, target, qconfig, range.
 
     Args:
         path_or_module: a module, or the path of a file that ``torch.jit.save`` wrote.
@@ -33,11 +33,12 @@ def info(path_or_module: str | PathLike[str] | torch.jit.ScriptModule) -> dict[s
     Raises:
         QuantizationError: if jitquant did not make the module.
     """
-    is_module = isinstance(path_or_module, torch.jit.ScriptModule)
-    module = path_or_module if is_module else torch.jit.load(path_or_module)
+    if isinstance(path_or_module, torch.jit.ScriptModule):
+        what, module = "the module", path_or_module
+    else:
+        what, module = str(path_or_module), torch.jit.load(path_or_module)
     facts = read_info(module)
     if facts is None:
-        what = "the module" if is_module else f"{path_or_module}"
         raise QuantizationError(f"info: {what} was not made by jitquant; quantize it with quantize_jit first")
     for name, value in facts.items():
         if isinstance(value, dict):

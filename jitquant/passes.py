@@ -35,9 +35,9 @@ def op_table() -> list[dict[str, Any]]:
 def parse_ir(text: str, attributes: dict[str, Any] | None = None) -> torch.jit.ScriptModule:
     """Makes a module whose ``forward`` is the graph in ``text``, to run passes on and to call.
 
-    The first input of the graph is ``%self``. ``attributes`` maps dotted paths ("conv.weight") to the values that
-    ``prim::GetAttr`` reads; script modules may be among them. Raises QuantizationError where the graph reads an
-    attribute that is not given, and RuntimeError where the text does not parse.
+    The first input of the graph is ``%self``. ``attributes`` maps dotted paths ("conv.weight") to the values
+    that ``prim::GetAttr`` reads; script modules may be among them. Raises QuantizationError where the graph
+    reads an attribute that is not given, and RuntimeError where the text does not parse.
     """
     typed = {path: _with_type(value) for path, value in (attributes or {}).items()}
     return torch.jit._recursive.wrap_cpp_module(_C.parse_module(text, typed))

@@ -57,7 +57,8 @@ Value* shortcut(const Context& context, Node* node) {
 
 // Ops that ask for the shape of a tensor, whatever it holds.
 bool asks_for_shape(const Node* node) {
-  static const std::vector<c10::Symbol> kinds{c10::aten::size, c10::aten::dim, c10::aten::numel, c10::aten::len};
+  static const std::vector<c10::Symbol> kinds{c10::aten::size, c10::aten::dim, c10::aten::numel,
+                                              c10::aten::len};
   return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
 }
 
@@ -107,6 +108,7 @@ int64_t CancelQuantPairs(Context& context) {
   return count;
 }
 
-JITQUANT_PASS(CancelQuantPairs, "cancel_quant_pairs", "No quantize that feeds only a dequantize, no dequantize twice.");
+JITQUANT_PASS(CancelQuantPairs, "cancel_quant_pairs",
+              "No quantize that feeds only a dequantize, no dequantize twice.");
 
 }  // namespace jitquant

@@ -1,5 +1,5 @@
-// erase_shapes: forgets the sizes and dtypes that tracing wrote on values; they held for one input only, and after
-// quantization not even for that.
+// erase_shapes: forgets the sizes and dtypes that tracing wrote on values; they held for one input only, and
+// after quantization not even for that.
 //
 // Before: %y : Float(1, 8, 32, 32, strides=[8192, 1024, 32, 1]) = aten::relu(%x)
 // After:  %y : Tensor = aten::relu(%x)

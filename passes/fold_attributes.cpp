@@ -1,5 +1,5 @@
-// fold_attributes: attributes that are not tensors and that no method writes to become constants, so that a model in
-// evaluation mode loses its training branches.
+// fold_attributes: attributes that are not tensors and that no method writes to become constants, so that a
+// model in evaluation mode loses its training branches.
 //
 // Before: %training : bool = prim::GetAttr[name="training"](%dropout)
 // After:  %training : bool = prim::Constant[value=0]()
@@ -17,7 +17,8 @@ namespace {
 
 bool holds_no_tensor_or_object(const c10::IValue& value) {
   if (value.isList() || value.isTuple()) {
-    const auto elements = value.isList() ? value.toListRef() : c10::ArrayRef<c10::IValue>(value.toTupleRef().elements());
+    const auto elements =
+        value.isList() ? value.toListRef() : c10::ArrayRef<c10::IValue>(value.toTupleRef().elements());
     return std::all_of(elements.begin(), elements.end(), holds_no_tensor_or_object);
   }
   return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||

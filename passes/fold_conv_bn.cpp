@@ -1,17 +1,18 @@
-// fold_conv_bn: batch norm behind a convolution, transposed convolution or linear goes into its weight and bias.
+// fold_conv_bn: batch norm behind a convolution, transposed convolution or linear goes into its weight and
+// bias.
 //
 // Before:
 //   %c : Tensor = aten::conv2d(%x, %weight, %none, ...)
 //   %y : Tensor = aten::batch_norm(%c, %gamma, %beta, %mean, %var, %false, ...)
 // After:
 //   %weight : Tensor = prim::GetAttr[name="weight"](%conv)   (now times gamma / sqrt(var + eps))
-//   %bias : Tensor = prim::GetAttr[name="bias"](%conv)       (now (bias - mean) * gamma / sqrt(var + eps) + beta)
-//   %y : Tensor = aten::conv2d(%x, %weight, %bias, ...)
+//   %bias : Tensor = prim::GetAttr[name="bias"](%conv)       (now (bias - mean) * gamma / sqrt(var + eps) +
+//   beta) %y : Tensor = aten::conv2d(%x, %weight, %bias, ...)
 //
 // A weight that is used at several call sites stays as it is, and each site gets folded weights of its own.
-// Left alone: batch norm that trains, that has no running statistics, whose channels are not those of the op before it,
-// or whose input something else uses too. Behind a linear the features are taken to be the dimension that is normalized,
-// as they are for a matrix.
+// Left alone: batch norm that trains, that has no running statistics, whose channels are not those of the op
+// before it, or whose input something else uses too. Behind a linear the features are taken to be the
+// dimension that is normalized, as they are for a matrix.
 
 #include <ATen/ATen.h>
 
@@ -61,8 +62,8 @@ int64_t groups_of(const Node* op) {
   return op->schema().argumentIndexWithName("groups") ? constant_of(op->namedInput("groups"))->toInt() : 1;
 }
 
-// The weight with each output channel scaled. Along axis 1, as in a transposed convolution, a group's outputs repeat for
-// each group of inputs.
+// The weight with each output channel scaled. Along axis 1, as in a transposed convolution, a group's outputs
+// repeat for each group of inputs.
 at::Tensor scale_channels(const at::Tensor& weight, const at::Tensor& scale, int64_t axis, int64_t groups) {
   std::vector<int64_t> shape(static_cast<size_t>(weight.dim()), 1);
   shape[static_cast<size_t>(axis)] = weight.size(axis);
@@ -115,7 +116,8 @@ bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
     folded_bias = folded_bias + bias->to(at::kDouble) * norm->scale;
   }
   at::NoGradGuard no_grad;
-  Value* new_weight = context.set_static(op, weight_value, last_name(weight_value, "weight"), folded_weight, shared);
+  Value* new_weight =
+      context.set_static(op, weight_value, last_name(weight_value, "weight"), folded_weight, shared);
   Value* new_bias = context.set_static(op, weight_value, last_name(bias_value, "bias"),
                                        folded_bias.to(weight->scalar_type()), shared);
   op->replaceInput(*op->schema().argumentIndexWithName(*row->weight), new_weight);

@@ -7,8 +7,8 @@
 // After:
 //   %y : Tensor = aten::conv2d(%x, %w, %b, %stride, %wider_padding, %dilation, %groups)
 //
-// Left alone: other values than zero, sides that differ (these are padded with the zero point later), and padding of the
-// batch or channel dimension.
+// Left alone: other values than zero, sides that differ (these are padded with the zero point later), and
+// padding of the batch or channel dimension.
 
 #include "csrc/graph_edit.h"
 #include "csrc/pass.h"

@@ -6,9 +6,9 @@
 // After:
 //   %packed = prim::GetAttr[name="_jit_pass_packed_weight_0"](%self)
 //
-// Where stock torch cannot save what the op gives (oneDNN's opaque tensors), the attribute is a small TorchScript object
-// that keeps it and packs it anew when the file is loaded.
-// Left alone: packing whose inputs are not constants.
+// Where stock torch cannot save what the op gives (oneDNN's opaque tensors), the attribute is a small
+// TorchScript object that keeps it and packs it anew when the file is loaded. Left alone: packing whose
+// inputs are not constants.
 
 #include "csrc/graph_edit.h"
 #include "csrc/packed_conv.h"

@@ -1,5 +1,5 @@
-// freeze: attributes become constants, and what nothing reads any more is dropped; the methods and attributes that a user
-// asked for stay.
+// freeze: attributes become constants, and what nothing reads any more is dropped; the methods and attributes
+// that a user asked for stay.
 //
 // Before: %weight : Tensor = prim::GetAttr[name="weight"](%conv)
 // After:  %weight : Tensor = prim::Constant[value=<Tensor>]()
@@ -16,7 +16,8 @@ namespace {
 int64_t count_reads(const Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](torch::jit::Node* node) { count += node->kind() == c10::prim::GetAttr; });
+    for_each_node(graph->block(),
+                  [&](torch::jit::Node* node) { count += node->kind() == c10::prim::GetAttr; });
   }
   return count;
 }

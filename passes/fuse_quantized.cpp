@@ -10,10 +10,10 @@
 //   %packed = quantized::conv2d_prepack(%wq, %b, ...)
 //   %yq : Tensor = quantized::conv2d_relu(%xq, %packed, %scale, %zero_point)
 //
-// A clamp before the quantize goes: into the op where the target has it with a relu; into nothing where the range of the
-// integers ends where the clamp does; else it is done on the integers.
-// Left alone: ops of which an activation is float, or whose output something float uses before it is quantized, and ops
-// with arguments that the integer op does not take.
+// A clamp before the quantize goes: into the op where the target has it with a relu; into nothing where the
+// range of the integers ends where the clamp does; else it is done on the integers. Left alone: ops of which
+// an activation is float, or whose output something float uses before it is quantized, and ops with arguments
+// that the integer op does not take.
 
 #include <cmath>
 
@@ -79,9 +79,9 @@ class Fuser {
       return;
     }
     const auto slots = activation_slots(node, *row);
-    const bool integer_inputs = !slots.empty() && std::all_of(slots.begin(), slots.end(), [](const auto& slot) {
-      return is_dequantize(slot.value());
-    });
+    const bool integer_inputs =
+        !slots.empty() &&
+        std::all_of(slots.begin(), slots.end(), [](const auto& slot) { return is_dequantize(slot.value()); });
     if (!integer_inputs || (row->weight && !is_dequantize(node->namedInput(*row->weight)))) {
       return;
     }

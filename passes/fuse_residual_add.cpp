@@ -6,8 +6,9 @@
 // After:
 //   %y = quantized::conv2d_add_relu(%x, %z, %packed, %scale.1, %zero_point.1)
 //
-// The fused op writes its result into the memory of %z. Left alone, therefore: an add whose other operand is used later, or
-// by something that is no integer op, or did not come from one; and other engines, which have no such op.
+// The fused op writes its result into the memory of %z. Left alone, therefore: an add whose other operand is
+// used later, or by something that is no integer op, or did not come from one; and other engines, which have
+// no such op.
 
 #include <algorithm>
 
@@ -22,10 +23,13 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Value;
 
-c10::Symbol quantized(const char* name) { return c10::Symbol::fromQualString(std::string("quantized::") + name); }
+c10::Symbol quantized(const char* name) {
+  return c10::Symbol::fromQualString(std::string("quantized::") + name);
+}
 
-// Whether nobody would see the memory of `value` change at the add: it came from an integer op, which gave it memory of its
-// own, and the other integer ops that use it, none of which gives a view of it, are done by then.
+// Whether nobody would see the memory of `value` change at the add: it came from an integer op, which gave it
+// memory of its own, and the other integer ops that use it, none of which gives a view of it, are done by
+// then.
 bool may_be_overwritten(const Value* value, Node* add) {
   return value->node()->kind().ns() == add->kind().ns() &&
          std::all_of(value->uses().begin(), value->uses().end(), [&](const auto& use) {
@@ -42,8 +46,8 @@ bool fuse(Node* add) {
   for (size_t i : {1, 0}) {
     Node* conv = add->input(i)->node();
     Value* other = add->input(1 - i);
-    if (conv->kind() != quantized("conv2d") || only_user(conv->output()) != add || !may_be_overwritten(other, add) ||
-        !other->node()->isBefore(conv)) {
+    if (conv->kind() != quantized("conv2d") || only_user(conv->output()) != add ||
+        !may_be_overwritten(other, add) || !other->node()->isBefore(conv)) {
       continue;
     }
     Value* fused = insert_op(add, add, relu ? "quantized::conv2d_add_relu" : "quantized::conv2d_add",
@@ -69,6 +73,7 @@ int64_t FuseResidualAdd(Context& context) {
   return count;
 }
 
-JITQUANT_PASS(FuseResidualAdd, "fuse_residual_add", "Convolution and add become one op where the engine has it.");
+JITQUANT_PASS(FuseResidualAdd, "fuse_residual_add",
+              "Convolution and add become one op where the engine has it.");
 
 }  // namespace jitquant

@@ -1,5 +1,5 @@
-// inline_calls: puts the body of every called method and function in the place of the call, and gives each node the path
-// of the module it came from as its scope.
+// inline_calls: puts the body of every called method and function in the place of the call, and gives each
+// node the path of the module it came from as its scope.
 //
 // Before:
 //   %conv : __torch__.Conv2d = prim::GetAttr[name="conv"](%self)
@@ -9,9 +9,9 @@
 //   %weight : Tensor = prim::GetAttr[name="weight"](%conv)
 //   %y : Tensor = aten::conv2d(%x, %weight, ...), scope: conv
 //
-// A method of the top module that only the inlined ones called is dropped: else freezing would keep it, and its float weights
-// with it. One that is named in preserved_attrs stays.
-// Left alone: calls of observers, calls through a module interface, and functions that are not TorchScript.
+// A method of the top module that only the inlined ones called is dropped: else freezing would keep it, and
+// its float weights with it. One that is named in preserved_attrs stays. Left alone: calls of observers,
+// calls through a module interface, and functions that are not TorchScript.
 
 #include <set>
 #include <string>
@@ -81,7 +81,8 @@ int64_t inline_block(Block* block, Names& own_methods) {
   int64_t count = 0;
   for (Node* node = *block->nodes().begin(); node != block->return_node();) {
     const bool is_call = node->kind() == c10::prim::CallMethod || node->kind() == c10::prim::CallFunction;
-    torch::jit::GraphFunction* callee = is_call && !called_observer(node) ? torch::jit::tryToGraphFunction(node) : nullptr;
+    torch::jit::GraphFunction* callee =
+        is_call && !called_observer(node) ? torch::jit::tryToGraphFunction(node) : nullptr;
     if (callee == nullptr) {
       for (Block* inner : node->blocks()) {
         count += inline_block(inner, own_methods);
@@ -138,6 +139,7 @@ int64_t InlineCalls(Context& context) {
   return count;
 }
 
-JITQUANT_PASS(InlineCalls, "inline_calls", "Inlines every call; each node keeps its module path and source line.");
+JITQUANT_PASS(InlineCalls, "inline_calls",
+              "Inlines every call; each node keeps its module path and source line.");
 
 }  // namespace jitquant

@@ -1,4 +1,5 @@
-// insert_observers: each value that is to become integer goes through an observer, and each weight through one of its own.
+// insert_observers: each value that is to become integer goes through an observer, and each weight through
+// one of its own.
 //
 // Before:
 //   %c : Tensor = aten::conv2d(%x, %weight, ...)
@@ -11,10 +12,10 @@
 //   %y : Tensor = aten::relu(%c)
 //   %y.1 : Tensor = prim::CallMethod[name="forward"](%_observer_2, %y)
 //
-// A value is observed where it ends up: behind the clamp that the integer op absorbs. Ops that only move values take over
-// what their input has. The qconfig is that of the most specific module path; an op that has an integer form and whose
-// qconfig is None gets a fence behind it, so that it stays float.
-// Left alone: weights that are not constants or attributes, and ops whose row has no integer form on the target.
+// A value is observed where it ends up: behind the clamp that the integer op absorbs. Ops that only move
+// values take over what their input has. The qconfig is that of the most specific module path; an op that has
+// an integer form and whose qconfig is None gets a fence behind it, so that it stays float. Left alone:
+// weights that are not constants or attributes, and ops whose row has no integer form on the target.
 
 #include <unordered_set>
 

@@ -1,6 +1,6 @@
-// insert_quant_dequant: what the observers saw becomes scale and zero point, and each observed value is quantized and
-// dequantized where its observer stood. Ops that only move values are quantized with the parameters of their input, and
-// those of a known range with fixed ones.
+// insert_quant_dequant: what the observers saw becomes scale and zero point, and each observed value is
+// quantized and dequantized where its observer stood. Ops that only move values are quantized with the
+// parameters of their input, and those of a known range with fixed ones.
 //
 // Before:
 //   %x.1 : Tensor = prim::CallMethod[name="forward"](%_observer_0, %x)
@@ -14,8 +14,9 @@
 //   %q.1 : Tensor = aten::quantize_per_tensor(%y, %_scale_0, %_zero_point_0, %dtype)
 //   %y.1 : Tensor = aten::dequantize(%q.1)
 //
-// Refused: a module without observers, observers of which none has seen data, and values that were NaN or infinite.
-// Left float, with a warning: values on a path that calibration did not take, and those that turned out not to be float.
+// Refused: a module without observers, observers of which none has seen data, and values that were NaN or
+// infinite. Left float, with a warning: values on a path that calibration did not take, and those that turned
+// out not to be float.
 
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
@@ -59,7 +60,8 @@ std::vector<Observed> find_observed(const Context& context) {
 const Node* op_of(const Observed& observed) {
   const Node* producer = observed.call->input(1)->node();
   const bool is_op = producer->kind() != c10::prim::Param && producer->kind() != c10::prim::GetAttr;
-  return is_op || observed.call->output()->uses().empty() ? producer : observed.call->output()->uses()[0].user;
+  return is_op || observed.call->output()->uses().empty() ? producer
+                                                          : observed.call->output()->uses()[0].user;
 }
 
 // All checks come before the first change.
@@ -74,15 +76,17 @@ void ask_all(Context& context, std::vector<Observed>& all) {
     return !is_weight(observed) && has_observed(observed.observer);
   });
   if (none_ran) {
-    fail(kName, op_of(all.front()), "was never observed", "run calibration data through the prepared model first");
+    fail(kName, op_of(all.front()), "was never observed",
+         "run calibration data through the prepared model first");
   }
   for (Observed& observed : all) {
     if (is_weight(observed) && !has_observed(observed.observer)) {
       observed.observer.get_method("forward")({*context.static_tensor(observed.call->input(1))});
     }
     if (!has_observed(observed.observer)) {
-      context.warnings.push_back(std::string(kName) + ": " + describe(op_of(observed)) +
-                                 " stays float: calibration never reached it, or its value is not a float tensor");
+      context.warnings.push_back(
+          std::string(kName) + ": " + describe(op_of(observed)) +
+          " stays float: calibration never reached it, or its value is not a float tensor");
       continue;
     }
     observed.params = ask_observer(observed.observer);
@@ -146,8 +150,8 @@ class Inserter {
     } else {
       inputs.push_back(
           context_.new_attribute(before, "_scale_", params.scale.item().toDouble(), c10::FloatType::get()));
-      inputs.push_back(
-          context_.new_attribute(before, "_zero_point_", params.zero_point.item().toLong(), c10::IntType::get()));
+      inputs.push_back(context_.new_attribute(before, "_zero_point_", params.zero_point.item().toLong(),
+                                              c10::IntType::get()));
     }
     inputs.push_back(dtype);
     ++count_;

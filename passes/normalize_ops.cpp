@@ -54,13 +54,15 @@ bool bounds_are_numbers(const Context&, const MatchedValues& values) {
 }
 
 RewriteRule convolution(const std::string& op, bool transposed, const std::string& tail_names,
-                        const std::string& replacement, bool (*condition)(const Context&, const MatchedValues&)) {
+                        const std::string& replacement,
+                        bool (*condition)(const Context&, const MatchedValues&)) {
   const std::string inputs =
-      "graph(%x, %w, %b, %stride, %padding, %dilation, %transposed, %output_padding, %groups" + tail_names + "):\n";
+      "graph(%x, %w, %b, %stride, %padding, %dilation, %transposed, %output_padding, %groups" + tail_names +
+      "):\n";
   return {.name = op + " to " + replacement,
           .pattern = inputs + "  %y = " + op +
-                     "(%x, %w, %b, %stride, %padding, %dilation, %transposed, %output_padding, %groups" + tail_names +
-                     ")\n  return (%y)",
+                     "(%x, %w, %b, %stride, %padding, %dilation, %transposed, %output_padding, %groups" +
+                     tail_names + ")\n  return (%y)",
           .replacement = inputs + "  %y = " + replacement +
                          (transposed ? "(%x, %w, %b, %stride, %padding, %output_padding, %groups, %dilation)"
                                      : "(%x, %w, %b, %stride, %padding, %dilation, %groups)") +
@@ -91,7 +93,8 @@ std::vector<RewriteRule> make_rules() {
        .where = {{"beta", 1}, {"alpha", 1}},
        .condition = weight_is_matrix_and_bias_fits},
       {.name = "addmm with a weight",
-       .pattern = "graph(%x, %w, %b, %beta, %alpha):\n  %y = aten::addmm(%b, %x, %w, %beta, %alpha)\n  return (%y)",
+       .pattern =
+           "graph(%x, %w, %b, %beta, %alpha):\n  %y = aten::addmm(%b, %x, %w, %beta, %alpha)\n  return (%y)",
        .replacement = "graph(%x, %w, %b, %beta, %alpha):\n  %t = aten::t(%w)\n"
                       "  %y = aten::linear(%x, %t, %b)\n  return (%y)",
        .where = {{"beta", 1}, {"alpha", 1}},
@@ -151,7 +154,8 @@ std::vector<RewriteRule> make_rules() {
   return rules;
 }
 
-// conv2d(..., padding="same" | "valid") becomes conv2d with numbers; what "same" pads more at the end goes before it.
+// conv2d(..., padding="same" | "valid") becomes conv2d with numbers; what "same" pads more at the end goes
+// before it.
 bool spell_out_padding(const Context& context, Node* node) {
   static const std::vector<c10::Symbol> convolutions{c10::aten::conv1d, c10::aten::conv2d, c10::aten::conv3d};
   if (std::find(convolutions.begin(), convolutions.end(), node->kind()) == convolutions.end() ||
@@ -166,7 +170,8 @@ bool spell_out_padding(const Context& context, Node* node) {
   }
   const size_t dimensions = static_cast<size_t>(weight->dim()) - 2;
   std::vector<int64_t> padding(dimensions, 0);
-  std::vector<int64_t> more(2 * dimensions, 0);  // from the last dimension to the first, begin and end of each
+  std::vector<int64_t> more(2 * dimensions,
+                            0);  // from the last dimension to the first, begin and end of each
   bool uneven = false;
   const auto steps = dilation->toIntVector();
   for (size_t i = 0; mode->toStringRef() == "same" && i < dimensions; ++i) {
@@ -179,9 +184,10 @@ bool spell_out_padding(const Context& context, Node* node) {
   if (uneven) {
     input = insert_op(node, node, "aten::constant_pad_nd", {input, constant(node, more), constant(node, 0)});
   }
-  Value* output = insert_op(node, node, node->kind().toQualString(),
-                            {input, node->namedInput("weight"), node->namedInput("bias"), node->namedInput("stride"),
-                             constant(node, padding), node->namedInput("dilation"), node->namedInput("groups")});
+  Value* output =
+      insert_op(node, node, node->kind().toQualString(),
+                {input, node->namedInput("weight"), node->namedInput("bias"), node->namedInput("stride"),
+                 constant(node, padding), node->namedInput("dilation"), node->namedInput("groups")});
   node->output()->replaceAllUsesWith(output);
   node->destroy();
   return true;

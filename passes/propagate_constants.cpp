@@ -1,4 +1,5 @@
-// propagate_constants: computes what depends on constants alone, and takes the branches that are thereby decided.
+// propagate_constants: computes what depends on constants alone, and takes the branches that are thereby
+// decided.
 //
 // Before:
 //   %training : bool = prim::Constant[value=0]()
@@ -21,7 +22,8 @@ namespace {
 
 int64_t count_nodes(const std::shared_ptr<torch::jit::Graph>& graph) {
   int64_t count = 0;
-  for_each_node(graph->block(), [&](torch::jit::Node* node) { count += node->kind() != c10::prim::Constant; });
+  for_each_node(graph->block(),
+                [&](torch::jit::Node* node) { count += node->kind() != c10::prim::Constant; });
   return count;
 }
 

@@ -16,9 +16,9 @@ namespace {
 using torch::jit::Node;
 
 bool is_dropout(const Node* node) {
-  static const std::vector<c10::Symbol> kinds{
-      c10::aten::dropout, c10::aten::feature_dropout, c10::Symbol::fromQualString("aten::alpha_dropout"),
-      c10::Symbol::fromQualString("aten::feature_alpha_dropout")};
+  static const std::vector<c10::Symbol> kinds{c10::aten::dropout, c10::aten::feature_dropout,
+                                              c10::Symbol::fromQualString("aten::alpha_dropout"),
+                                              c10::Symbol::fromQualString("aten::feature_alpha_dropout")};
   return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
 }
 

@@ -92,8 +92,8 @@ def main() -> None:
     say(f"int8   {int8_size / 1e6:5.1f} MB, {100 * int8_size / float_size:.0f} % of it")
 
     heading("How fast is it?")
-    float_ms, int8_ms = median_times(frozen, quantized, images[:1])
-    say("One image, one thread, the two taking turns; medians:")
+    float_ms, int8_ms = median_times(float_file, int8_file, images[:1])
+    say("One image, one thread, the two files taking turns; medians:")
     say(f"float  {float_ms:5.1f} ms (frozen)")
     say(f"int8   {int8_ms:5.1f} ms, {float_ms / int8_ms:.1f} times as fast")
 
@@ -162,16 +162,15 @@ def compare(expected: Tensor, got: Tensor) -> None:
     say(f"The logits' signal is {decibels:.1f} dB above the noise that quantization adds.")
 
 
-def median_times(
-    frozen: torch.jit.ScriptModule, quantized: torch.jit.ScriptModule, image: Tensor
-) -> list[float]:
+def median_times(float_file: Path, int8_file: Path, image: Tensor) -> list[float]:
     """Milliseconds on one thread. The two take turns, so that a slow moment of the machine slows both."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # before loading, because weights are laid out for a number of threads
+    models = torch.jit.freeze(torch.jit.load(float_file).eval()), torch.jit.load(int8_file)
     times: list[list[float]] = [[], []]
     with torch.inference_mode():
         for _ in range(3 + ROUNDS):
-            for model, samples in zip((frozen, quantized), times, strict=True):
+            for model, samples in zip(models, times, strict=True):
                 start = time.perf_counter()
                 model(image)
                 samples.append(1000 * (time.perf_counter() - start))

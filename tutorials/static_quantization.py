@@ -4,7 +4,7 @@
     python tutorials/static_quantization.py
 
 The network is EfficientNet-Lite0 with its ImageNet weights, and the photographs are those that scikit-image
-carries inside its package, so there is nothing to download. A comment that starts with `#>` is what the line
+carries inside its package, so there is nothing to download. A comment that starts with `# >` is what the line
 above it printed; numbers differ a little from one processor to another, times a lot.
 """
 
@@ -56,7 +56,17 @@ def crops(name: str, count: int = 8) -> Tensor:
     return (torch.cat(cut) / 255 - 0.498) / 0.502
 
 
-calibration_images = torch.cat([crops(name) for name in ("astronaut", "coins", "brick", "hubble_deep_field")])
+seen_in_calibration = (
+    "astronaut",
+    "brick",
+    "clock",
+    "coins",
+    "grass",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "retina",
+)
+calibration_images = torch.cat([crops(name, count=5) for name in seen_in_calibration])
 
 # To judge the result we want labels. Several ImageNet classes fit some of these photographs: a coffee may
 # be an espresso or its cup, and Chelsea the cat may be a tabby, a tiger cat or an Egyptian cat.
@@ -96,6 +106,7 @@ def evaluate(model: ScriptModule) -> float:
 
 
 print(f"float accuracy: {100 * evaluate(model):.1f} %")
+# > float accuracy: 97.5 %
 
 # ----------------------------------------------------------------------------------------------------
 # 2. Say what is quantized, and how
@@ -104,12 +115,15 @@ print(f"float accuracy: {100 * evaluate(model):.1f} %")
 # histograms of activations and gives each output channel of a weight its own scale.
 qconfig = jitquant.get_default_qconfig("x86")
 print(qconfig.describe())
+# > activations by HistogramObserver(per tensor affine quint8, 0 to 255, 2048 bins); weights by
+# > PerChannelMinMaxObserver(per channel symmetric qint8, -128 to 127, channel axis 0)
 
 # A dictionary says which part of the model gets which qconfig. Its keys are paths of submodules as in
 # `model.named_modules()`; the empty path is the whole model, the most specific key wins, and None leaves a
 # part float.
 whole_model = {"": qconfig}
 all_but_the_classifier = {"": qconfig, "_fc": None}
+all_but_the_first_block = {"": qconfig, "_blocks.0": None}
 only_one_block = {"_blocks.3": qconfig}
 
 # ----------------------------------------------------------------------------------------------------
@@ -120,6 +134,7 @@ only_one_block = {"_blocks.3": qconfig}
 prepared = jitquant.prepare_jit(model, whole_model)
 observers = [name for name, _ in prepared.named_children() if name.startswith("_observer_")]
 print(f"{len(observers)} observers")
+# > 110 observers
 
 
 # Calibrating is nothing but running the prepared model.
@@ -140,6 +155,7 @@ quantized = jitquant.convert_jit(prepared)
 # `inplace=True`.
 quantized = jitquant.quantize_jit(model, whole_model, calibrate, [calibration_images])
 print(f"int8 accuracy: {100 * evaluate(quantized):.1f} %")
+# > int8 accuracy: 92.5 %
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -154,15 +170,20 @@ def sqnr(expected: Tensor, got: Tensor) -> float:
 everything = torch.cat(list(test_images.values()))
 float_logits = logits(model, everything)
 print(f"whole model in int8: {sqnr(float_logits, logits(quantized, everything)):.1f} dB")
+# > whole model in int8: 15.2 dB
 
-# Where accuracy matters more than the last bit of speed, parts can stay float. Here the classifier, and
-# then all but one block:
+# Where accuracy matters more than the last bit of speed, parts can stay float. To find those that are worth
+# it, leave out one at a time: here the classifier costs nearly nothing, and the first block a good deal.
 for title, qconfig_dict in (
     ("classifier left float", all_but_the_classifier),
-    ("one block in int8", only_one_block),
+    ("first block left float", all_but_the_first_block),
+    ("one block in int8, the rest float", only_one_block),
 ):
     partly = jitquant.quantize_jit(model, qconfig_dict, calibrate, [calibration_images])
     print(f"{title}: {sqnr(float_logits, logits(partly, everything)):.1f} dB")
+# > classifier left float: 15.6 dB
+# > first block left float: 18.2 dB
+# > one block in int8, the rest float: 33.2 dB
 
 # ----------------------------------------------------------------------------------------------------
 # 5. Debug mode: the same decisions in float arithmetic
@@ -171,14 +192,17 @@ for title, qconfig_dict in (
 # and dequantize, and the weights can be reached by their names, with batch norm folded in.
 debug = jitquant.quantize_jit(model, whole_model, calibrate, [calibration_images], debug=True)
 print(f"debug mode: {sqnr(float_logits, logits(debug, everything)):.1f} dB")
+# > debug mode: 15.2 dB
 
 folded = debug._conv_stem.weight
 print(f"weight of the first convolution: {tuple(folded.shape)}, {folded.dtype}")
+# > weight of the first convolution: (32, 3, 3, 3), torch.float32
 
 # If debug mode is as far from float as int8 is, then quantization itself costs the accuracy: try other
 # observers, or leave a part float. If only int8 is far off, then the integer ops are to blame, and that is
 # a bug to report.
 print(f"int8 against debug mode: {sqnr(logits(debug, everything), logits(quantized, everything)):.1f} dB")
+# > int8 against debug mode: 29.7 dB
 
 # ----------------------------------------------------------------------------------------------------
 # 6. Save and load
@@ -190,34 +214,44 @@ torch.jit.save(model, float_file)
 torch.jit.save(quantized, int8_file)
 loaded = torch.jit.load(int8_file)
 print(f"loaded, it gives the same: {torch.equal(logits(loaded, everything), logits(quantized, everything))}")
+# > loaded, it gives the same: True
 
 # The file remembers what made it.
 jitquant.info(int8_file)
+# > jitquant: 0.1.0
+# > torch: 2.13.0+cpu
+# > stage: quantized
+# > qconfig:
+# >   (whole model): activations by HistogramObserver(per tensor affine quint8, ...
+# > reduce_range: False
+# > target: quantized
+# > engine: x86
 
 
 # ----------------------------------------------------------------------------------------------------
 # 7. Float and int8 side by side
 # ----------------------------------------------------------------------------------------------------
-def median_milliseconds(models: list[ScriptModule], image: Tensor, rounds: int = 30) -> list[float]:
-    """One image on one thread. The models take turns, so that a slow moment slows all of them."""
-    torch.set_num_threads(1)
-    times: list[list[float]] = [[] for _ in models]
-    with torch.inference_mode():
-        for _ in range(3 + rounds):
-            for each, samples in zip(models, times, strict=True):
-                start = time.perf_counter()
-                each(image)
-                samples.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(samples[3:]) for samples in times]
+# Set the number of threads before the models are loaded: weights are laid out in memory for it.
+torch.set_num_threads(1)
+deployed = [torch.jit.freeze(torch.jit.load(float_file).eval()), torch.jit.load(int8_file)]
 
+# The two take turns, so that a slow moment of the machine slows both.
+times: list[list[float]] = [[], []]
+with torch.inference_mode():
+    for _ in range(33):
+        for each, samples in zip(deployed, times, strict=True):
+            start = time.perf_counter()
+            each(everything[:1])
+            samples.append(1000 * (time.perf_counter() - start))
+float_ms, int8_ms = (statistics.median(samples[3:]) for samples in times)
 
-frozen = torch.jit.freeze(model)  # what one would otherwise deploy
-float_ms, int8_ms = median_milliseconds([frozen, quantized], everything[:1])
 float_size, int8_size = (file.stat().st_size / 1e6 for file in (float_file, int8_file))
-same = (float_logits.argmax(1) == logits(quantized, everything).argmax(1)).double().mean().item()
 
 print("            float      int8")
 print(f"accuracy   {100 * evaluate(model):5.1f} %   {100 * evaluate(quantized):5.1f} %")
 print(f"size       {float_size:4.1f} MB   {int8_size:4.1f} MB")
 print(f"time       {float_ms:4.1f} ms   {int8_ms:4.1f} ms")
-print(f"the same best class for {100 * same:.1f} % of the crops")
+# >             float      int8
+# > accuracy    97.5 %    92.5 %
+# > size       19.1 MB    5.0 MB
+# > time       18.2 ms    5.9 ms
