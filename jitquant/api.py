@@ -75,8 +75,8 @@ def prepare_jit(
         stop_after: the name of a pass; the module is returned as that pass leaves it.
 
     Raises:
-        QuantizationError: for an eager module, one in training mode or prepared before; for a path that no submodule has,
-            a wrong qconfig, and an observer that TorchScript cannot compile.
+        QuantizationError: for an eager module, one in training mode or prepared before; for a path that no
+            submodule has, a wrong qconfig, and an observer that TorchScript cannot compile.
     """
     caller = "prepare_jit"
     check_script_module(model, caller)
@@ -119,8 +119,8 @@ def convert_jit(
     model: torch.jit.ScriptModule,
     inplace: bool = False,
     debug: bool = False,
+    preserved_attrs: Sequence[str] | None = None,
     *,
-    preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
     stop_after: str | None = None,
 ) -> torch.jit.ScriptModule:
@@ -143,7 +143,8 @@ def convert_jit(
     facts = check_prepared(model, caller)
     passes = QUANTIZE if debug else CONVERT_PASSES
     check_pass_name(stop_after, passes, caller)
-    check_attributes(model, preserved_attrs, caller)
+    kept = tuple(preserved_attrs or ())
+    check_attributes(model, kept, caller)
 
     work = _working_copy(model, inplace)
     engine = torch.backends.quantized.engine
@@ -151,7 +152,7 @@ def convert_jit(
         run_passes(
             passes,
             work,
-            PassOptions(engine=engine, preserved_attrs=preserved_attrs),
+            PassOptions(engine=engine, preserved_attrs=kept),
             title="convert",
             print_graphs=print_graphs,
             stop_after=stop_after,

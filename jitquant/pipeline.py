@@ -96,8 +96,8 @@ def run_passes(
 ) -> bool:
     """Runs passes in order, in place. Returns whether it stopped after ``stop_after``.
 
-    A progress bar shows where it is, on a terminal only. With ``print_graphs`` the graph is printed after every
-    pass that changed something.
+    A progress bar shows where it is, on a terminal only. With ``print_graphs`` the graph is printed after
+    every pass that changed something.
     """
     for name in tqdm(names, desc=title, disable=None, leave=False):
         count = run_pass(name, module, options)

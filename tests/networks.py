@@ -26,7 +26,12 @@ def efficientnet_lite0() -> nn.Module:
 
 
 def resnet18(*, uneven_bn: bool = True, seed: int = 0) -> nn.Module:
-    """torchvision's resnet18 with random weights, in evaluation mode.
+    """torchvision's resnet18 with random weights, in evaluation mode."""
+    return torchvision_model("resnet18", uneven_bn=uneven_bn, seed=seed)
+
+
+def torchvision_model(name: str, *, uneven_bn: bool = True, seed: int = 0) -> nn.Module:
+    """A network of torchvision with random weights, in evaluation mode.
 
     Fresh batch norms do nothing, which would hide a mistake in folding them: `uneven_bn` gives each channel
     statistics and an affine of its own.
@@ -35,11 +40,12 @@ def resnet18(*, uneven_bn: bool = True, seed: int = 0) -> nn.Module:
     sys.modules.setdefault(
         "torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations")
     )
-    from torchvision.models import resnet18 as build
+    from torchvision import models
 
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(weights=None)
+        network = models.get_model(name, weights=None, **options)
         if uneven_bn:
             make_batch_norms_uneven(network)
     return network.eval()

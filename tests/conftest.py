@@ -1,0 +1,21 @@
+"""What all tests have in common: the same random numbers in every run, and one thread."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, and on a busy machine lose much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Each test starts from the same seed, so that it gives the same alone and among others."""
+    torch.manual_seed(0)
