@@ -202,7 +202,9 @@ def quantize_jit(
         stop_after=stop_early,
     )
     if stop_early is None:
-        with torch.no_grad(), _calibration_progress(work):
+        # Each observer is a call that the optimizing executor would inline and specialize first, which takes
+        # longer than all of calibration.
+        with torch.no_grad(), torch.jit.optimized_execution(False), _calibration_progress(work):
             run_fn(work, *run_args)
         convert_jit(
             work,
