@@ -1,9 +1,14 @@
-"""What all tests have in common: the same random numbers in every run, and one thread."""
+"""What all tests have in common: the same random numbers in every run, one thread, and no noise."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # torch says at the first such convolution that it copies the input.
+    config.addinivalue_line("filterwarnings", "ignore:Using padding='same' with even kernel:UserWarning")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,0 +1,107 @@
+"""IR text with quantize and dequantize in it, passes with options, and numbers to within a step of the integers."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jitquant.passes import PassOptions, parse_ir, run_pass
+from tests.graphs import Attributes, Run
+
+# What c10::ScalarType calls torch.qint8 and torch.quint8.
+QINT8 = 12
+QUINT8 = 13
+
+
+def constant(name: str, value: Any) -> str:
+    """A line that defines `%name` as a constant."""
+    if value is None:
+        return f"  %{name} : NoneType = prim::Constant()\n"
+    kinds = {bool: "bool", int: "int", float: "float", str: "str", list: "int[]"}
+    text = {bool: lambda: int(value), str: lambda: f'"{value}"'}.get(type(value), lambda: value)()
+    return f"  %{name} : {kinds[type(value)]} = prim::Constant[value={text}]()\n"
+
+
+def constants(**values: Any) -> str:
+    """A line for each name."""
+    return "".join(constant(name, value) for name, value in values.items())
+
+
+def attribute(name: str, kind: str = "Tensor") -> str:
+    """A line that reads the attribute of that name from self, into a value of that name."""
+    return f'  %{name} : {kind} = prim::GetAttr[name="{name}"](%self)\n'
+
+
+def pair(name: str, of: str, scale: float, zero_point: int, dtype: int = QUINT8) -> str:
+    """Lines that quantize `%of` into `%name_q`, and dequantize that into `%name`."""
+    return (
+        quantize(f"{name}_q", of, scale, zero_point, dtype)
+        + f"  %{name} : Tensor = aten::dequantize(%{name}_q)\n"
+    )
+
+
+def quantize(name: str, of: str, scale: float, zero_point: int, dtype: int = QUINT8) -> str:
+    """Lines that quantize `%of` into `%name`."""
+    return (
+        constants(**{f"{name}_scale": scale, f"{name}_zero": zero_point, f"{name}_dtype": dtype})
+        + f"  %{name} : Tensor = aten::quantize_per_tensor"
+        + f"(%{of}, %{name}_scale, %{name}_zero, %{name}_dtype)\n"
+    )
+
+
+def weight_pair(weight: Tensor, *, per_channel: bool = True, name: str = "weight") -> tuple[str, Attributes]:
+    """Lines that quantize the attribute `name` and dequantize it into `%name_d`, and the attributes they read."""
+    dtype = constant(f"{name}_dtype", QINT8)
+    if per_channel:
+        scale = weight.flatten(1).abs().amax(1) / 127
+        zero_point: Any = torch.zeros(len(weight), dtype=torch.int64)
+        kinds, op, axis = ("Tensor", "Tensor"), "quantize_per_channel", f", %{name}_axis"
+        dtype += constant(f"{name}_axis", 0)
+    else:
+        scale, zero_point = float(weight.abs().max() / 127), 0
+        kinds, op, axis = ("float", "int"), "quantize_per_tensor", ""
+    text = (
+        attribute(name)
+        + attribute(f"{name}_scale", kinds[0])
+        + attribute(f"{name}_zero", kinds[1])
+        + dtype
+        + f"  %{name}_q : Tensor = aten::{op}(%{name}, %{name}_scale, %{name}_zero{axis}, %{name}_dtype)\n"
+        + f"  %{name}_d : Tensor = aten::dequantize(%{name}_q)\n"
+    )
+    return text, {name: weight, f"{name}_scale": scale, f"{name}_zero": zero_point}
+
+
+def run_with(
+    name: str | Sequence[str],
+    text: str,
+    attributes: Attributes | None = None,
+    options: PassOptions = PassOptions(),
+) -> Run:
+    """Runs one pass, or several, on IR text under the options. `before` is a copy that they never saw."""
+    before = parse_ir(text, _copies(attributes))
+    after = parse_ir(text, _copies(attributes))
+    names = [name] if isinstance(name, str) else name
+    return Run(before, after, sum(run_pass(each, after, options) for each in names))
+
+
+def check_within_a_step(
+    before: torch.nn.Module, after: torch.nn.Module, *inputs: Tensor, step: float, steps: float = 1
+) -> None:
+    """Both give the same numbers up to one step (or `steps`), nearly all of them exactly, and not just a few values.
+
+    Different kernels may round a value halfway between two integers either way, hence the step.
+    """
+    with torch.no_grad():
+        expected, found = before(*inputs), after(*inputs)
+    assert expected.dtype == found.dtype
+    assert expected.shape == found.shape
+    assert expected.unique().numel() >= min(8, expected.numel()), "the reference is too plain to compare with"
+    error = (expected - found).abs()
+    assert error.max() <= steps * step * 1.001, f"{float(error.max() / step):.2f} steps off"
+    assert error.mean() <= 0.05 * steps * step, f"{float(error.mean() / step):.3f} steps off on average"
+
+
+def _copies(attributes: Attributes | None) -> Attributes:
+    return {path: copy.deepcopy(value) for path, value in (attributes or {}).items()}

@@ -1,0 +1,358 @@
+"""Tests of fold_prepack: weights are packed at conversion, and packed again where the file is loaded."""
+
+import copy
+import io
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import FileCheck
+
+import jitquant
+from jitquant.passes import PassOptions, run_pass
+from tests.graphs import Attributes, Run, graph_of, nodes_of, ops_of
+from tests.quantized_ir import (
+    attribute,
+    check_within_a_step,
+    constants,
+    pair,
+    run_with,
+    weight_pair,
+)
+
+FOLD = ("fuse_quantized", "freeze", "fold_prepack")
+PREFIX = "_jit_pass_packed_weight_"
+HOLDER = "__torch__.jitquant.PackedConv"
+
+
+@pytest.fixture(autouse=True)
+def x86() -> Iterator[None]:
+    """Packs weights for x86, whatever the machine's default."""
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "x86"
+    yield
+    torch.backends.quantized.engine = engine
+
+
+def convolution(
+    dimensions: int,
+    *,
+    groups: int,
+    channels: int = 104,
+    per_channel: bool = True,
+    bias: bool = True,
+    dilation: int = 1,
+) -> tuple[str, Attributes]:
+    """A graph with a dequantize, a convolution and a quantize, and its attributes."""
+    weight = torch.randn(channels, channels // groups, *[3] * dimensions) * 0.3
+    weight_text, attributes = weight_pair(weight, per_channel=per_channel)
+    if bias:
+        attributes["bias"] = torch.randn(channels)
+    values = constants(
+        stride=[2] * dimensions, padding=[1] * dimensions, dilation=[dilation] * dimensions, groups=groups
+    )
+    text = f"""
+graph(%self, %x : Tensor):
+{values}
+{attribute("bias") if bias else constants(bias=None)}
+{weight_text}
+{pair("xd", "x", 0.03, 120)}
+  %c : Tensor = aten::conv{dimensions}d(%xd, %weight_d, %bias, %stride, %padding, %dilation, %groups)
+{pair("y", "c", 0.05, 120)}
+  return (%y)"""
+    return text, attributes
+
+
+def linear() -> tuple[str, Attributes]:
+    weight_text, attributes = weight_pair(torch.randn(12, 16) * 0.3)
+    attributes["bias"] = torch.randn(12)
+    text = f"""
+graph(%self, %x : Tensor):
+{attribute("bias")}
+{weight_text}
+{pair("xd", "x", 0.03, 120)}
+  %c : Tensor = aten::linear(%xd, %weight_d, %bias)
+{pair("y", "c", 0.05, 120)}
+  return (%y)"""
+    return text, attributes
+
+
+CASES = {
+    "conv1d": lambda: convolution(1, groups=1, channels=8),
+    "conv2d": lambda: convolution(2, groups=1, channels=8),
+    "conv2d in groups": lambda: convolution(2, groups=2, channels=8),
+    "conv2d per tensor": lambda: convolution(2, groups=1, channels=8, per_channel=False),
+    "conv2d without bias": lambda: convolution(2, groups=1, channels=8, bias=False),
+    "conv3d": lambda: convolution(3, groups=1, channels=8),
+    "linear": linear,
+    "plain conv1d, depthwise": lambda: convolution(1, groups=104),
+    "plain conv2d, depthwise": lambda: convolution(2, groups=104),
+    "plain conv2d, groups of two": lambda: convolution(2, groups=104, channels=208),
+    "plain conv2d, per tensor": lambda: convolution(2, groups=104, per_channel=False),
+    "plain conv2d, dilated": lambda: convolution(2, groups=104, dilation=2),
+    "plain conv2d, without bias": lambda: convolution(2, groups=104, bias=False),
+    "plain conv3d, depthwise": lambda: convolution(3, groups=104),
+    "plain conv3d, per tensor": lambda: convolution(3, groups=104, per_channel=False),
+}
+
+
+def input_for(case: str) -> Tensor:
+    if case == "linear":
+        return torch.randn(7, 16)
+    channels = 208 if "groups of two" in case else 104 if "plain" in case else 8
+    dimensions = int(case[case.index("conv") + 4])
+    return torch.randn(2, channels, *[7] * dimensions)
+
+
+def folded(case: str) -> Run:
+    return run_with(FOLD, *CASES[case]())
+
+
+def reloaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    file = io.BytesIO()
+    torch.jit.save(module, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def packed_names(module: torch.jit.ScriptModule) -> list[str]:
+    return [node.s("name") for node in nodes_of(module, "prim::GetAttr") if node.s("name").startswith(PREFIX)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_packed_at_conversion(case: str) -> None:
+    """Test that no packing is left in the graph, that it reads the packed weight, and that the numbers are right."""
+    run = folded(case)
+    assert packed_names(run.after) == [PREFIX + "0"]
+    FileCheck().check_not("prepack").check_not("aten::conv").check_not("aten::linear").run(graph_of(run.after))
+    assert (HOLDER in str(graph_of(run.after))) == case.startswith("plain")
+    check_within_a_step(run.before, run.after, input_for(case), step=0.05)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_saved_file_gives_the_same(case: str) -> None:
+    """Test that what is loaded gives exactly what was saved, and so does what is saved and loaded once more."""
+    module = folded(case).after
+    x = input_for(case)
+    expected = module(x)
+    once = reloaded(module)
+    assert torch.equal(once(x), expected)
+    twice = reloaded(once)
+    assert torch.equal(twice(x), expected)
+    assert torch.equal(once(x), expected)  # saving changed nothing
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_copy_gives_the_same(case: str) -> None:
+    """Test that copy.deepcopy of such a module works, of a loaded one too, and can be saved."""
+    module = folded(case).after
+    x = input_for(case)
+    expected = module(x)
+    for original in (module, reloaded(module)):
+        duplicate = copy.deepcopy(original)
+        assert torch.equal(duplicate(x), expected)
+        assert torch.equal(reloaded(duplicate)(x), expected)
+
+
+def test_a_dilated_depthwise_conv3d_is_saved() -> None:
+    """Test that such a weight, whose packed form oneDNN has trouble to undo, is saved without harm."""
+    run = run_with(FOLD, *convolution(3, groups=104, dilation=2))
+    x = torch.randn(1, 104, 7, 7, 7)
+    check_within_a_step(run.before, run.after, x, step=0.05)
+
+    def save_and_load() -> None:
+        for _ in range(3):
+            assert torch.equal(reloaded(run.after)(x), run.after(x))
+
+    assert exit_status(save_and_load) == 0
+
+
+def exit_status(function: Callable[[], None]) -> int:
+    """How a process of its own ended in which the function ran: 0 if all is well."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.parametrize("case", ["conv2d", "plain conv2d, depthwise"])
+def test_a_file_holds_no_float_weights(case: str) -> None:
+    """Test that neither the graph nor the file has a copy of the weight beside the packed one."""
+    text, attributes = CASES[case]()
+    run = run_with(FOLD, text, attributes)
+    weight = attributes["weight"]
+    constants_left = [node.output().toIValue() for node in nodes_of(run.after, "prim::Constant")]
+    assert not any(isinstance(value, Tensor) and value.shape == weight.shape for value in constants_left)
+    assert list(run.after.parameters()) == []
+    assert not run.after._c.hasattr("weight")
+    file = io.BytesIO()
+    torch.jit.save(run.after, file)
+    # Each channel has a bias, a scale and a zero point; code, records and alignment take less than 16 kB.
+    assert len(file.getvalue()) < weight.numel() + 24 * len(weight) + 16_384
+
+
+def test_each_weight_has_an_attribute_of_its_own() -> None:
+    """Test that attributes are numbered in the order of the graph, and one that is there already is not replaced."""
+    first, attributes = weight_pair(torch.randn(8, 8) * 0.3, name="first")
+    second, more = weight_pair(torch.randn(4, 8) * 0.3, name="second")
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(none=None)}
+{attribute(PREFIX + "1")}
+{first}
+{second}
+{pair("xd", "x", 0.03, 120)}
+  %c : Tensor = aten::linear(%xd, %first_d, %none)
+{pair("cd", "c", 0.05, 120)}
+  %d : Tensor = aten::linear(%cd, %second_d, %none)
+{pair("dd", "d", 0.05, 120)}
+  %y : Tensor = aten::add(%dd, %{PREFIX}1, %first_axis)
+  return (%y)"""
+    own = {PREFIX + "1": torch.ones(1)}
+    options = PassOptions(preserved_attrs=[PREFIX + "1"])
+    run = run_with(FOLD, text, attributes | more | own, options)
+    packed = [name for name in packed_names(run.after) if name != PREFIX + "1"]
+    assert packed == [PREFIX + "0", PREFIX + "2"]
+    assert torch.equal(run.after._c.getattr(PREFIX + "1"), torch.ones(1))
+
+
+def test_packing_of_what_is_no_constant_stays() -> None:
+    """Test that a weight which the caller passes in is packed at each call."""
+    text = f"""
+graph(%self, %x : Tensor, %weight_q : Tensor):
+{constants(none=None, scale=0.05, zero=120)}
+{pair("xd", "x", 0.03, 120)}
+  %packed = quantized::linear_prepack(%weight_q, %none)
+  %c : Tensor = quantized::linear(%xd_q, %packed, %scale, %zero)
+  %y : Tensor = aten::dequantize(%c)
+  return (%y)"""
+    text = text.replace(
+        "%packed =", "%packed : __torch__.torch.classes.quantized.LinearPackedParamsBase ="
+    )
+    run = run_with("fold_prepack", text)
+    assert run.count == 0
+    assert "quantized::linear_prepack" in ops_of(run.after)
+
+
+def test_a_graph_without_packing_is_left_alone() -> None:
+    """Test that nothing is done where there is nothing to pack."""
+    text = """
+graph(%self, %x : Tensor):
+  %y : Tensor = aten::erf(%x)
+  return (%y)"""
+    assert run_with("fold_prepack", text).count == 0
+
+
+def test_packing_inside_a_block_is_done_too() -> None:
+    """Test that a weight which only one branch uses is packed at conversion."""
+    weight = torch.quantize_per_tensor(torch.randn(5, 8), 0.02, 0, torch.qint8)
+    text = f"""
+graph(%self, %x : Tensor, %choice : bool):
+  %weight_q : Tensor = prim::GetAttr[name="weight_q"](%self)
+{constants(none=None, scale=0.05, zero=120)}
+{pair("xd", "x", 0.03, 120)}
+  %y : Tensor = prim::If(%choice)
+    block0():
+      %packed : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%weight_q, %none)
+      %c : Tensor = quantized::linear(%xd_q, %packed, %scale, %zero)
+      %d : Tensor = aten::dequantize(%c)
+      -> (%d)
+    block1():
+      -> (%xd)
+  return (%y)"""
+    run = run_with(("freeze", "fold_prepack"), text, {"weight_q": weight})
+    FileCheck().check_not("prepack").run(graph_of(run.after))
+    x = torch.randn(3, 8)
+    assert torch.equal(run.after(x, True), run.before(x, True))
+    assert torch.equal(reloaded(run.after)(x, True), run.before(x, True))
+
+
+class Separable(nn.Module):
+    """Convolutions of both kinds, in a model with an `if` that freezing cannot decide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 104, 1)
+        self.depthwise = nn.Conv2d(104, 104, 3, groups=104, padding=1)
+        self.pointwise = nn.Conv2d(104, 8, 1)
+        self.last = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor, twice: bool = False) -> Tensor:
+        x = self.pointwise(torch.relu(self.depthwise(torch.relu(self.stem(x)))))
+        x = self.last(x)
+        if twice:
+            x = x + x
+        return x
+
+
+def test_a_whole_model_is_saved_copied_and_loaded() -> None:
+    """Test that a model with both kinds of packed weights survives files and copies, its attributes by name."""
+    model = Separable().eval()
+    x = torch.randn(2, 3, 9, 9)
+    module = jitquant.quantize_jit(
+        torch.jit.script(model), {"": jitquant.get_default_qconfig("x86")}, lambda prepared: prepared(x), []
+    )
+    assert sorted(set(packed_names(module))) == [f"{PREFIX}{i}" for i in range(4)]
+    expected = module(x)
+    for other in (reloaded(module), copy.deepcopy(module), reloaded(reloaded(module)), copy.deepcopy(reloaded(module))):
+        assert torch.equal(other(x), expected)
+        assert torch.equal(other(x, True), module(x, True))
+
+
+class Upsampled(nn.Module):
+    """A convolution and the many lines of F.interpolate behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.convolution(x), scale_factor=2.0)
+
+
+def test_every_packed_weight_can_be_found_by_name() -> None:
+    """Test that a weight is in an attribute and not in a constant, whatever else the graph had for freezing to fold."""
+    x = torch.randn(2, 3, 5, 5)
+    module = jitquant.quantize_jit(
+        torch.jit.script(Upsampled().eval()),
+        {"": jitquant.get_default_qconfig("x86")},
+        lambda prepared: prepared(x),
+        [],
+    )
+    assert packed_names(module) == [PREFIX + "0"]
+    assert torch.equal(reloaded(module)(x), module(x))
+
+
+def test_a_model_packed_twice_in_one_process() -> None:
+    """Test that two modules with packed convolutions, which share a class name, go into one model and its file."""
+    texts = [CASES["plain conv2d, depthwise"](), CASES["plain conv2d, per tensor"]()]
+    parts = [run_with(FOLD, *text).after for text in texts]
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = reloaded(parts[0])
+            self.second = reloaded(parts[1])
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.first(x), self.second(x)
+
+    x = input_for("plain conv2d, depthwise")
+    expected = [part(x) for part in parts]
+    found = reloaded(torch.jit.script(Both()))(x)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_the_pass_counts_what_it_packed() -> None:
+    """Test that the count is the number of weights."""
+    text, attributes = CASES["conv2d"]()
+    run = run_with(FOLD[:2], text, attributes)
+    assert run_pass("fold_prepack", run.after) == 1
+    assert run_pass("fold_prepack", run.after) == 0
