@@ -154,7 +154,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
   });
   // Types and graphs of its own; the tensors too, unless they are to be shared.
   binding.def(
-      "clone", [](const Module& module, bool share_tensors) { return module.clone(share_tensors); },
+      "clone",
+      [](const Module& module, bool share_tensors) {
+        at::NoGradGuard no_grad;  // a copy is no part of the caller's gradients
+        return module.clone(share_tensors);
+      },
       py::arg("module"), py::arg("share_tensors"));
   binding.def("describe_nodes", &describe_nodes, py::arg("module"), py::arg("method"));
   binding.def("op_table", &table_rows);

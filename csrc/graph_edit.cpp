@@ -1,5 +1,7 @@
 #include "csrc/graph_edit.h"
 
+#include <algorithm>
+
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
@@ -53,6 +55,12 @@ Node* only_user(const Value* value) {
   }
   Node* user = value->uses()[0].user;
   return user->owningBlock() == value->node()->owningBlock() ? user : nullptr;
+}
+
+bool asks_for_shape(const Node* node) {
+  static const std::vector<c10::Symbol> kinds{c10::aten::size, c10::aten::dim, c10::aten::numel,
+                                              c10::aten::len};
+  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
 }
 
 void eliminate_dead_code(const std::shared_ptr<torch::jit::Graph>& graph) {

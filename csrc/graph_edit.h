@@ -28,6 +28,9 @@ torch::jit::Node* first_point_after(torch::jit::Value* value);
 // The only user of a value, if there is just one use and it is in the same block.
 torch::jit::Node* only_user(const torch::jit::Value* value);
 
+// Whether the op asks for the shape of a tensor, whatever that holds.
+bool asks_for_shape(const torch::jit::Node* node);
+
 void eliminate_dead_code(const std::shared_ptr<torch::jit::Graph>& graph);
 
 }  // namespace jitquant

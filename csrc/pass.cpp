@@ -1,6 +1,7 @@
 #include "csrc/pass.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include <torch/csrc/jit/passes/inliner.h>
 
@@ -32,7 +33,20 @@ std::optional<Attribute> attribute_read_by(const Value* value) {
   return owner ? std::optional(Attribute(owner.get(), value->node()->s(c10::attr::name))) : std::nullopt;
 }
 
-// Attributes that a method assigns, or changes in place.
+// What a view was taken of; the value itself where it is no view.
+const Value* viewed_by(const Value* value) {
+  while (true) {
+    const Node* node = value->node();
+    const auto* schema = node->maybeSchema();
+    if (schema == nullptr || node->inputs().empty() || schema->returns().size() != 1 ||
+        schema->returns()[0].alias_info() == nullptr) {
+      return value;
+    }
+    value = node->input(0);
+  }
+}
+
+// Attributes that a graph without calls assigns, or changes in place.
 void collect_written(torch::jit::Block* block, std::set<Attribute>& written) {
   for_each_node(block, [&](Node* node) {
     if (node->kind() == c10::prim::SetAttr) {
@@ -48,7 +62,7 @@ void collect_written(torch::jit::Block* block, std::set<Attribute>& written) {
     for (size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
       const auto* alias = schema->arguments()[i].alias_info();
       if (alias != nullptr && alias->isWrite()) {
-        if (auto attribute = attribute_read_by(node->input(i))) {
+        if (auto attribute = attribute_read_by(viewed_by(node->input(i)))) {
           written.insert(*attribute);
         }
       }
@@ -56,24 +70,51 @@ void collect_written(torch::jit::Block* block, std::set<Attribute>& written) {
   });
 }
 
-// Gives the attribute `name` to every module of one class, as an optional tensor. Modules of one class share
-// its slots, so that all have to change when one does; those that had no such attribute, or None for good,
-// then have None.
-void ensure_optional_attribute(const std::vector<Module>& modules, const c10::ClassTypePtr& type,
-                               const std::string& name) {
-  const auto old_slot = type->findAttributeSlot(name);
-  const bool is_parameter = old_slot && type->is_parameter(*old_slot);
-  if (old_slot) {
-    type->unsafeRemoveAttribute(name);
+bool has_calls(torch::jit::Block* block) {
+  bool found = false;
+  for_each_node(block, [&](Node* node) {
+    found = found || node->kind() == c10::prim::CallMethod || node->kind() == c10::prim::CallFunction;
+  });
+  return found;
+}
+
+// The method's own graph, or a copy with its calls inlined if it has any.
+std::shared_ptr<torch::jit::Graph> graph_without_calls(const torch::jit::Method& method) {
+  auto graph = method.graph();
+  if (has_calls(graph->block())) {
+    graph = graph->copy();
+    torch::jit::Inline(*graph);
   }
+  return graph;
+}
+
+// Modules of one class share its slots, so that all have to change when one does.
+std::vector<Module> modules_of(const std::vector<Module>& modules, const c10::ClassTypePtr& type) {
+  std::vector<Module> found;
+  std::copy_if(modules.begin(), modules.end(), std::back_inserter(found),
+               [&](const Module& module) { return module.type() == type; });
+  return found;
+}
+
+// Turns an attribute that was None for good into an optional tensor; it stays None in all modules of the
+// class.
+void make_optional(const std::vector<Module>& modules, const c10::ClassTypePtr& type,
+                   const std::string& name) {
+  const size_t old_slot = type->getAttributeSlot(name);
+  const bool is_parameter = type->is_parameter(old_slot);
+  type->unsafeRemoveAttribute(name);
   const size_t slot = type->addAttribute(name, c10::OptionalType::ofTensor(), is_parameter);
-  for (const Module& module : modules) {
-    if (module.type() == type) {
-      if (old_slot) {
-        module._ivalue()->unsafeRemoveSlot(*old_slot);
-      }
-      module._ivalue()->setSlot(slot, c10::IValue());
-    }
+  for (const Module& module : modules_of(modules, type)) {
+    module._ivalue()->unsafeRemoveSlot(old_slot);
+    module._ivalue()->setSlot(slot, c10::IValue());
+  }
+}
+
+// Gives all modules of the class a tensor of that name, an empty one for now.
+void add_tensor(const std::vector<Module>& modules, const c10::ClassTypePtr& type, const std::string& name) {
+  const size_t slot = type->addAttribute(name, c10::TensorType::get());
+  for (const Module& module : modules_of(modules, type)) {
+    module._ivalue()->setSlot(slot, at::empty({0}));
   }
 }
 
@@ -83,9 +124,9 @@ Context::Context(Module module, std::vector<std::string> methods, Options option
     : module(std::move(module)), options(std::move(options)), methods_(std::move(methods)) {
   for (const Module& submodule : this->module.modules()) {
     modules_.push_back(submodule);
-    for (const auto& method : submodule.get_methods()) {
-      collect_written(method.graph()->block(), written_);
-    }
+  }
+  for (const auto& method : this->module.get_methods()) {
+    collect_written(graph_without_calls(method)->block(), written_);
   }
 }
 
@@ -126,12 +167,7 @@ std::optional<at::Tensor> Context::static_tensor(const Value* value) const {
 std::unordered_map<std::string, size_t> Context::attribute_uses() const {
   std::unordered_map<std::string, size_t> uses;
   for (const auto& method : module.get_methods()) {
-    auto graph = method.graph();
-    if (std::find(methods_.begin(), methods_.end(), method.name()) == methods_.end()) {
-      graph = graph->copy();
-      torch::jit::Inline(*graph);
-    }
-    for_each_node(graph->block(), [&](Node* node) {
+    for_each_node(graph_without_calls(method)->block(), [&](Node* node) {
       if (node->kind() == c10::prim::GetAttr &&
           node->output()->type()->isSubtypeOf(*c10::TensorType::get())) {
         if (auto path = attribute_path(node->output())) {
@@ -152,19 +188,22 @@ std::string Context::free_name(const std::string& prefix) {
 }
 
 Value* Context::set_static(Node* node, Value* like, const std::string& name, const at::Tensor& data,
-                           bool shared) {
+                           Value* replaced) {
   auto path = attribute_path(like);
   if (!path) {
     return constant(node, data);
   }
   auto [owner, like_name] = owner_of(module, *path);
+  const std::string parent = path->substr(0, path->size() - like_name.size());
   std::string target = name;
-  for (size_t i = 0; shared && owner.hasattr(target); ++i) {
+  const bool overwrite = replaced != nullptr && attribute_path(replaced) == parent + name;
+  for (size_t i = 0; !overwrite && owner.hasattr(target) && !owner.attr(target).isNone(); ++i) {
     target = name + "_" + std::to_string(i);
   }
-  const auto type = owner.type()->findAttribute(target);
-  if (type == nullptr || type == c10::NoneType::get()) {
-    ensure_optional_attribute(modules_, owner.type(), target);
+  if (!owner.hasattr(target)) {
+    add_tensor(modules_, owner.type(), target);
+  } else if (owner.type()->getAttribute(target) == c10::NoneType::get()) {
+    make_optional(modules_, owner.type(), target);
   }
   owner.setattr(target, data);
   torch::jit::WithInsertPoint guard(node);

@@ -52,10 +52,10 @@ class Context {
   std::unordered_map<std::string, size_t> attribute_uses() const;
 
   // Makes `data` readable before `node`, beside the static value `like`: a constant where `like` is one, else
-  // the attribute `name` of the module that owns `like`. Where `shared`, what has that name already is left
-  // as it is and the new attribute gets a name of its own.
+  // the attribute `name` of the module that owns `like`. That is overwritten if `replaced` reads it, or if it
+  // is None; where it is something else, the new attribute gets a free name.
   torch::jit::Value* set_static(torch::jit::Node* node, torch::jit::Value* like, const std::string& name,
-                                const at::Tensor& data, bool shared);
+                                const at::Tensor& data, torch::jit::Value* replaced);
 
   // A new attribute of the top module, named by `prefix` and the next free number, read before `node`.
   torch::jit::Value* new_attribute(torch::jit::Node* node, const std::string& prefix,

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "csrc/graph_edit.h"
+#include "csrc/op_table.h"
 
 namespace jitquant {
 
@@ -56,32 +57,32 @@ std::optional<QParams> ask_observer(const Module& observer) {
   return params;
 }
 
-QParamValues qparams_of_quantize(const Node* quantize) {
-  return {const_cast<Value*>(quantize->input(1)), const_cast<Value*>(quantize->input(2))};
-}
+QParamValues qparams_of_quantize(Node* quantize) { return {quantize->input(1), quantize->input(2)}; }
 
-std::optional<QParamValues> qparams_of(const Value* quantized) {
-  const Node* node = quantized->node();
-  while (node != nullptr) {
+std::optional<QParamValues> qparams_of(Value* quantized) {
+  Node* node = quantized->node();
+  while (true) {
     if (node->kind() == c10::aten::quantize_per_tensor) {
       return qparams_of_quantize(node);
-    }
-    if (node->kind() == c10::prim::Param || node->inputs().empty()) {
-      return std::nullopt;
     }
     const auto* schema = node->maybeSchema();
     for (const char* name : {"output_scale", "scale"}) {
       auto scale = schema == nullptr ? std::nullopt : schema->argumentIndexWithName(name);
-      if (!scale) {
-        continue;
+      if (scale) {
+        // The zero point follows the scale in every stock op.
+        return QParamValues{node->input(*scale), node->input(*scale + 1)};
       }
-      // The zero point follows the scale in every stock op.
-      return QParamValues{const_cast<Value*>(node->input(*scale)),
-                          const_cast<Value*>(node->input(*scale + 1))};
+    }
+    const OpRow* row = find_row(node);
+    if (row != nullptr && row->output == Output::Fixed) {
+      return QParamValues{constant(node, row->fixed->scale), constant(node, row->fixed->zero_point)};
+    }
+    const bool keeps_them = row != nullptr && row->output == Output::SameAsInput;
+    if (!keeps_them && node->kind() != c10::prim::ListUnpack) {
+      return std::nullopt;
     }
     node = node->input(0)->node();
   }
-  return std::nullopt;
 }
 
 bool same_qparams(const Context& context, const QParamValues& left, const QParamValues& right) {

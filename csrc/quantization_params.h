@@ -32,11 +32,11 @@ struct QParamValues {
 };
 
 // Inputs 1 and 2 of an aten::quantize_per_tensor.
-QParamValues qparams_of_quantize(const torch::jit::Node* quantize);
+QParamValues qparams_of_quantize(torch::jit::Node* quantize);
 
-// The parameters of a quantized value, found at the op that gave it; ops that keep their input's are passed
-// over.
-std::optional<QParamValues> qparams_of(const torch::jit::Value* quantized);
+// The parameters of a quantized value, found at the op that gave it. Ops that keep their input's are passed
+// over, and fixed ones become constants before their op.
+std::optional<QParamValues> qparams_of(torch::jit::Value* quantized);
 
 // Whether both hold the same constants or attributes.
 bool same_qparams(const Context& context, const QParamValues& left, const QParamValues& right);

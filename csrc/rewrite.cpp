@@ -7,6 +7,7 @@
 #include <torch/csrc/jit/ir/subgraph_matcher.h>
 
 #include "csrc/graph_edit.h"
+#include "csrc/writes.h"
 
 namespace jitquant {
 
@@ -68,7 +69,8 @@ std::vector<Node*> matched_nodes(const Graph& pattern, const Match& match) {
   return nodes;
 }
 
-int64_t apply_rule(const Context& context, const std::shared_ptr<Graph>& graph, const RewriteRule& rule) {
+int64_t apply_rule(const Context& context, const Writes& writes, const std::shared_ptr<Graph>& graph,
+                   const RewriteRule& rule) {
   Graph pattern;
   Names names;
   torch::jit::parseIR(rule.pattern, &pattern, names);
@@ -82,7 +84,8 @@ int64_t apply_rule(const Context& context, const std::shared_ptr<Graph>& graph, 
   std::unordered_map<Value*, Value*> replaced;
   for (Match& match : torch::jit::findPatternMatches(pattern, *graph)) {
     const auto nodes = matched_nodes(pattern, match);
-    if (std::any_of(nodes.begin(), nodes.end(), [&](Node* node) { return rewritten.count(node) != 0; })) {
+    if (std::any_of(nodes.begin(), nodes.end(),
+                    [&](Node* node) { return rewritten.count(node) != 0 || writes.touch_any_of(node); })) {
       continue;
     }
     for (auto& [pattern_value, value] : match.values_map) {
@@ -117,8 +120,9 @@ int64_t apply_rule(const Context& context, const std::shared_ptr<Graph>& graph, 
 int64_t apply_rules(const Context& context, const std::shared_ptr<Graph>& graph,
                     const std::vector<RewriteRule>& rules) {
   int64_t count = 0;
+  const Writes writes(graph);
   for (const RewriteRule& rule : rules) {
-    count += apply_rule(context, graph, rule);
+    count += apply_rule(context, writes, graph, rule);
   }
   return count;
 }

@@ -26,7 +26,7 @@ struct RewriteRule {
 };
 
 // Applies each rule in order wherever it matches and returns how often. New nodes get the module path and
-// source line of the last node they replace.
+// source line of the last node they replace. What is changed in place is left alone.
 int64_t apply_rules(const Context& context, const std::shared_ptr<torch::jit::Graph>& graph,
                     const std::vector<RewriteRule>& rules);
 

@@ -99,6 +99,18 @@ bool covers_arguments(const IntegerForm& form, const Node* node) {
   return true;
 }
 
+// Whether the recipe's $names, such as the parameters of an input, are known here.
+bool names_are_known(const IntegerForm& form, const Lowering& lowering) {
+  for (const auto& statement : parse_recipe(form.recipe)) {
+    for (const auto& argument : statement.arguments) {
+      if (argument.front() == '$' && lowering.names.count(argument) == 0) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 bool runs_as_it_is(const OpRow& row) {
@@ -118,7 +130,7 @@ const IntegerForm* choose_form(const Context& context, const Lowering& lowering)
   const OpRow* row = find_row(lowering.node);
   for (const IntegerForm& form : quantized_forms()) {
     if (form.op == row->op && (form.suits == nullptr || form.suits(context, lowering)) &&
-        covers_arguments(form, lowering.node)) {
+        covers_arguments(form, lowering.node) && names_are_known(form, lowering)) {
       return &form;
     }
   }

@@ -55,13 +55,6 @@ Value* shortcut(const Context& context, Node* node) {
   return nullptr;
 }
 
-// Ops that ask for the shape of a tensor, whatever it holds.
-bool asks_for_shape(const Node* node) {
-  static const std::vector<c10::Symbol> kinds{c10::aten::size, c10::aten::dim, c10::aten::numel,
-                                              c10::aten::len};
-  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
-}
-
 int64_t ask_integers_for_shape(torch::jit::Block* block) {
   int64_t count = 0;
   for_each_node(block, [&](Node* node) {

@@ -14,6 +14,8 @@
 // before it, or whose input something else uses too. Behind a linear the features are taken to be the
 // dimension that is normalized, as they are for a matrix.
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "csrc/graph_edit.h"
@@ -90,10 +92,17 @@ std::string last_name(const Value* value, const std::string& otherwise) {
   return value->node()->kind() == c10::prim::GetAttr ? value->node()->s(c10::attr::name) : otherwise;
 }
 
+// Whether nothing but the batch norm uses the numbers; others may ask for the shape, which stays the same.
+bool feeds_only(const Value* value, const Node* user) {
+  return value->node()->owningBlock() == user->owningBlock() &&
+         std::all_of(value->uses().begin(), value->uses().end(),
+                     [&](const auto& use) { return use.user == user || asks_for_shape(use.user); });
+}
+
 bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
   Node* op = norm_node->input(0)->node();
   const OpRow* row = find_row(op);
-  if (row == nullptr || !row->weight || only_user(op->output()) != norm_node) {
+  if (row == nullptr || !row->weight || !feeds_only(op->output(), norm_node)) {
     return false;
   }
   Value* weight_value = op->namedInput(*row->weight);
@@ -115,11 +124,10 @@ bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
   if (bias) {
     folded_bias = folded_bias + bias->to(at::kDouble) * norm->scale;
   }
-  at::NoGradGuard no_grad;
-  Value* new_weight =
-      context.set_static(op, weight_value, last_name(weight_value, "weight"), folded_weight, shared);
+  Value* new_weight = context.set_static(op, weight_value, last_name(weight_value, "weight"), folded_weight,
+                                         shared ? nullptr : weight_value);
   Value* new_bias = context.set_static(op, weight_value, last_name(bias_value, "bias"),
-                                       folded_bias.to(weight->scalar_type()), shared);
+                                       folded_bias.to(weight->scalar_type()), shared ? nullptr : bias_value);
   op->replaceInput(*op->schema().argumentIndexWithName(*row->weight), new_weight);
   op->replaceInput(*op->schema().argumentIndexWithName(*row->bias), new_bias);
   norm_node->output()->replaceAllUsesWith(op->output());
@@ -131,6 +139,7 @@ bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
 
 int64_t FoldConvBn(Context& context) {
   int64_t count = 0;
+  at::NoGradGuard no_grad;
   const Uses uses = context.attribute_uses();
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* node) {

@@ -7,12 +7,13 @@
 // After:
 //   %y : Tensor = aten::conv2d(%x, %w, %b, %stride, %wider_padding, %dilation, %groups)
 //
-// Left alone: other values than zero, sides that differ (these are padded with the zero point later), and
-// padding of the batch or channel dimension.
+// Left alone: input that is changed in place, other values than zero, sides that differ (these are padded
+// with the zero point later), and padding of the batch or channel dimension.
 
 #include "csrc/graph_edit.h"
 #include "csrc/pass.h"
 #include "csrc/walk.h"
+#include "csrc/writes.h"
 
 namespace jitquant {
 
@@ -39,7 +40,7 @@ std::optional<std::vector<int64_t>> symmetric_padding(const Node* pad, size_t di
   }
   const auto given = sizes->toIntVector();  // from the last dimension to the first, begin and end of each
   std::vector<int64_t> padding(dimensions, 0);
-  for (size_t i = 0; i < given.size(); i += 2) {
+  for (size_t i = 0; i + 1 < given.size(); i += 2) {
     if (given[i] != given[i + 1] || given[i] < 0 || (i / 2 >= dimensions && given[i] != 0)) {
       return std::nullopt;
     }
@@ -50,12 +51,15 @@ std::optional<std::vector<int64_t>> symmetric_padding(const Node* pad, size_t di
   return padding;
 }
 
-bool fold_into(Node* conv) {
+bool fold_into(const Writes& writes, Node* conv) {
   const size_t dimensions = spatial_dimensions(conv);
   if (dimensions == 0 || conv->input(0)->node()->kind() != c10::aten::constant_pad_nd) {
     return false;
   }
   Node* pad = conv->input(0)->node();
+  if (writes.touch_any_of(pad)) {
+    return false;
+  }
   auto own = constant_of(conv->namedInput("padding"));
   auto added = symmetric_padding(pad, dimensions);
   if (!own || !own->isIntList() || !added) {
@@ -75,7 +79,8 @@ bool fold_into(Node* conv) {
 int64_t FoldPadding(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](Node* node) { count += fold_into(node); });
+    const Writes writes(graph);
+    for_each_node(graph->block(), [&](Node* node) { count += fold_into(writes, node); });
     eliminate_dead_code(graph);
   }
   return count;

@@ -108,21 +108,42 @@ int64_t inline_block(Block* block, Names& own_methods) {
   return count;
 }
 
+// The methods of the module's own class that a block calls, those in forked graphs too.
+void collect_own_calls(Block* block, const c10::TypePtr& own, Names& called) {
+  for_each_node(block, [&](Node* node) {
+    if (node->kind() == c10::prim::CallMethod && node->input(0)->type() == own) {
+      called.insert(node->s(c10::attr::name));
+    }
+    if (node->hasAttribute(c10::attr::Subgraph)) {
+      collect_own_calls(node->g(c10::attr::Subgraph)->block(), own, called);
+    }
+  });
+}
+
 void drop_unused(Context& context, const Names& candidates) {
-  Names kept(context.options.preserved_attrs.begin(), context.options.preserved_attrs.end());
-  kept.insert(context.methods().begin(), context.methods().end());
+  const auto type = context.module.type();
+  std::vector<std::string> kept(context.options.preserved_attrs.begin(),
+                                context.options.preserved_attrs.end());
+  kept.insert(kept.end(), context.methods().begin(), context.methods().end());
   for (const auto& method : context.module.get_methods()) {
     if (candidates.count(method.name()) == 0) {
-      for_each_node(method.graph()->block(), [&](Node* node) {
-        if (is_call_on_self(node)) {
-          kept.insert(node->s(c10::attr::name));
-        }
-      });
+      kept.push_back(method.name());
     }
   }
+  Names reached;
+  while (!kept.empty()) {
+    const std::string name = kept.back();
+    kept.pop_back();
+    if (!reached.insert(name).second || type->findMethod(name) == nullptr) {
+      continue;
+    }
+    Names called;
+    collect_own_calls(context.module.get_method(name).graph()->block(), type, called);
+    kept.insert(kept.end(), called.begin(), called.end());
+  }
   for (const auto& name : candidates) {
-    if (kept.count(name) == 0) {
-      context.module.type()->unsafeRemoveMethod(name);
+    if (reached.count(name) == 0) {
+      type->unsafeRemoveMethod(name);
     }
   }
 }

@@ -26,6 +26,7 @@
 #include "csrc/pass.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
+#include "csrc/writes.h"
 
 namespace jitquant {
 
@@ -51,7 +52,8 @@ const ObserverPair* observers_for(const QConfigMap& qconfigs, std::string path) 
 
 class Inserter {
  public:
-  explicit Inserter(Context& context) : context_(context) {}
+  Inserter(Context& context, const std::shared_ptr<torch::jit::Graph>& graph)
+      : context_(context), writes_(graph) {}
 
   void visit(Node* node) {
     const OpRow* row = find_row(node);
@@ -60,7 +62,7 @@ class Inserter {
     }
     const auto outputs = tensor_outputs(node);
     const auto slots = activation_slots(node, *row);
-    if (outputs.empty() || slots.empty()) {
+    if (outputs.empty() || slots.empty() || is_changed_in_place(slots, outputs)) {
       return;
     }
     const ObserverPair* observers = observers_for(context_.options.qconfigs, path_of(node));
@@ -81,6 +83,14 @@ class Inserter {
       Value* fenced = insert_op(first_point_after(output), node, kFence, {output});
       output->replaceAllUsesAfterNodeWith(fenced->node(), fenced);
     }
+  }
+
+  // A quantized copy would not see the change.
+  bool is_changed_in_place(const std::vector<ActivationSlot>& slots,
+                           const std::vector<Value*>& outputs) const {
+    return std::any_of(slots.begin(), slots.end(),
+                       [&](const auto& slot) { return writes_.touch(slot.value()); }) ||
+           std::any_of(outputs.begin(), outputs.end(), [&](Value* output) { return writes_.touch(output); });
   }
 
   void pass_on(const std::vector<ActivationSlot>& slots, const std::vector<Value*>& outputs) {
@@ -139,6 +149,7 @@ class Inserter {
   }
 
   Context& context_;
+  Writes writes_;
   std::unordered_set<Value*> integer_;  // what will be integer once the model is converted
   int64_t count_ = 0;
 };
@@ -148,7 +159,7 @@ class Inserter {
 int64_t InsertObservers(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    Inserter inserter(context);
+    Inserter inserter(context, graph);
     for_each_node(graph->block(), [&](Node* node) { inserter.visit(node); });
     count += inserter.count();
   }

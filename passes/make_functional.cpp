@@ -5,6 +5,11 @@
 //
 // Left alone: changes that the caller, a buffer or another view of the same memory would see.
 
+#include <algorithm>
+#include <string>
+#include <unordered_set>
+
+#include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/remove_mutation.h>
 
 #include "csrc/pass.h"
@@ -23,6 +28,51 @@ int64_t count_mutations(const std::shared_ptr<torch::jit::Graph>& graph) {
   return count;
 }
 
+using torch::jit::AliasDb;
+using torch::jit::Graph;
+using torch::jit::Node;
+using torch::jit::Value;
+
+bool may_share_memory(const AliasDb& aliases, at::ArrayRef<Value*> values, Value* value) {
+  return std::any_of(values.begin(), values.end(),
+                     [&](Value* other) { return aliases.mayContainAlias(other, value); });
+}
+
+// Whether the value has memory of its own that nothing but the in-place op `writer` gives another name to.
+bool is_private(const AliasDb& aliases, Value* value, Node* writer) {
+  Node* producer = value->node();
+  return producer->kind() != c10::prim::Param && producer->owningBlock() == writer->owningBlock() &&
+         !may_share_memory(aliases, producer->inputs(), value) &&
+         std::none_of(value->uses().begin(), value->uses().end(), [&](const auto& use) {
+           return use.user != writer && may_share_memory(aliases, use.user->outputs(), value);
+         });
+}
+
+// What libtorch leaves, since it moves an op only next to where its operand was made: later uses are renamed
+// instead.
+int64_t rename_changed_values(const std::shared_ptr<Graph>& graph) {
+  torch::jit::MutationRemover variants(graph);
+  const AliasDb aliases(graph);
+  std::unordered_set<Value*> unknown;  // to the analysis, which is done anew in the next round
+  for_each_node(graph->block(), [&](Node* node) {
+    const auto* schema = node->maybeSchema();
+    if (schema == nullptr || !schema->is_mutable() || !variants.inplaceOpVariant(node) ||
+        unknown.count(node->input(0)) != 0 || !is_private(aliases, node->input(0), node)) {
+      return;
+    }
+    const std::string name = node->kind().toQualString();
+    const auto functional = c10::Symbol::fromQualString(name.substr(0, name.size() - 1));
+    Node* replacement = graph->create(functional, node->inputs())->insertAfter(node);
+    replacement->copyMetadata(node);
+    replacement->output()->setType(node->output()->type());
+    node->output()->replaceAllUsesWith(replacement->output());
+    node->input(0)->replaceAllUsesAfterNodeWith(replacement, replacement->output());
+    node->destroy();
+    unknown.insert(replacement->output());
+  });
+  return static_cast<int64_t>(unknown.size());
+}
+
 }  // namespace
 
 int64_t MakeFunctional(Context& context) {
@@ -31,6 +81,8 @@ int64_t MakeFunctional(Context& context) {
     const int64_t before = count_mutations(graph);
     torch::jit::RemoveListMutation(graph);
     torch::jit::RemoveTensorMutation(graph);
+    while (count_mutations(graph) != 0 && rename_changed_values(graph) != 0) {
+    }
     count += before - count_mutations(graph);
   }
   return count;

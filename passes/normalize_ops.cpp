@@ -21,8 +21,12 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Value;
 
+// The spatial dimensions of a convolution: its weight says, or where that is computed its stride.
 template <size_t dimensions>
-bool has_spatial(const Context&, const MatchedValues& values) {
+bool has_spatial(const Context& context, const MatchedValues& values) {
+  if (auto weight = context.static_tensor(values.at("w"))) {
+    return weight->dim() == static_cast<int64_t>(dimensions) + 2;
+  }
   auto stride = constant_of(values.at("stride"));
   return stride && stride->isIntList() && stride->toIntVector().size() == dimensions;
 }
@@ -32,25 +36,29 @@ bool weight_is_matrix(const Context& context, const MatchedValues& values) {
   return weight && weight->dim() == 2 && weight->is_floating_point();
 }
 
-bool weight_is_matrix_and_bias_fits(const Context& context, const MatchedValues& values) {
+// `axis` is that of the output features.
+bool bias_fits(const Context& context, const MatchedValues& values, int64_t axis) {
   auto bias = context.static_tensor(values.at("b"));
+  auto weight = context.static_tensor(values.at("w"));
   return weight_is_matrix(context, values) && bias && bias->dim() == 1 &&
-         bias->size(0) == context.static_tensor(values.at("w"))->size(0);
+         bias->size(0) == weight->size(axis) && bias->scalar_type() == weight->scalar_type();
+}
+
+bool weight_is_matrix_and_bias_fits(const Context& context, const MatchedValues& values) {
+  return bias_fits(context, values, 0);
 }
 
 bool plain_matrix(const Context& context, const MatchedValues& values) {
   return weight_is_matrix(context, values) && values.at("w")->node()->kind() != c10::aten::t;
 }
 
-bool plain_matrix_and_bias_is_vector(const Context& context, const MatchedValues& values) {
-  auto bias = context.static_tensor(values.at("b"));
-  return plain_matrix(context, values) && bias && bias->dim() == 1;
+bool plain_matrix_and_bias_fits(const Context& context, const MatchedValues& values) {
+  return plain_matrix(context, values) && bias_fits(context, values, 1);
 }
 
-bool bounds_are_numbers(const Context&, const MatchedValues& values) {
-  auto low = constant_of(values.at("low"));
-  auto high = constant_of(values.at("high"));
-  return low && high && low->isScalar() && high->isScalar();
+bool value_is_number(const Context&, const MatchedValues& values) {
+  auto value = constant_of(values.at("value"));
+  return value && value->isScalar();
 }
 
 RewriteRule convolution(const std::string& op, bool transposed, const std::string& tail_names,
@@ -98,7 +106,7 @@ std::vector<RewriteRule> make_rules() {
        .replacement = "graph(%x, %w, %b, %beta, %alpha):\n  %t = aten::t(%w)\n"
                       "  %y = aten::linear(%x, %t, %b)\n  return (%y)",
        .where = {{"beta", 1}, {"alpha", 1}},
-       .condition = plain_matrix_and_bias_is_vector},
+       .condition = plain_matrix_and_bias_fits},
       {.name = "matmul with a transposed weight, plus a bias",
        .pattern = "graph(%x, %w, %b, %alpha):\n  %t = aten::t(%w)\n  %m = aten::matmul(%x, %t)\n"
                   "  %y = aten::add(%m, %b, %alpha)\n  return (%y)",
@@ -111,7 +119,7 @@ std::vector<RewriteRule> make_rules() {
        .replacement = "graph(%x, %w, %b, %alpha):\n  %t = aten::t(%w)\n"
                       "  %y = aten::linear(%x, %t, %b)\n  return (%y)",
        .where = {{"alpha", 1}},
-       .condition = plain_matrix_and_bias_is_vector},
+       .condition = plain_matrix_and_bias_fits},
       {.name = "matmul with a transposed weight",
        .pattern = "graph(%x, %w):\n  %t = aten::t(%w)\n  %y = aten::matmul(%x, %t)\n  return (%y)",
        .replacement = "graph(%x, %w):\n  %none : NoneType = prim::Constant()\n"
@@ -135,10 +143,6 @@ std::vector<RewriteRule> make_rules() {
        .pattern = "graph(%x, %low, %high):\n  %y = aten::clamp(%x, %low, %high)\n  return (%y)",
        .replacement = "graph(%x, %low, %high):\n  %y = aten::relu(%x)\n  return (%y)",
        .where = {{"low", 0}, {"high", c10::IValue()}}},
-      {.name = "clamp with two bounds",
-       .pattern = "graph(%x, %low, %high):\n  %y = aten::clamp(%x, %low, %high)\n  return (%y)",
-       .replacement = "graph(%x, %low, %high):\n  %y = aten::hardtanh(%x, %low, %high)\n  return (%y)",
-       .condition = bounds_are_numbers},
       {.name = "constant padding without a value",
        .pattern = "graph(%x, %pad, %mode, %value):\n  %y = aten::pad(%x, %pad, %mode, %value)\n  return (%y)",
        .replacement = "graph(%x, %pad, %mode, %value):\n  %zero : int = prim::Constant[value=0]()\n"
@@ -148,18 +152,28 @@ std::vector<RewriteRule> make_rules() {
        .pattern = "graph(%x, %pad, %mode, %value):\n  %y = aten::pad(%x, %pad, %mode, %value)\n  return (%y)",
        .replacement = "graph(%x, %pad, %mode, %value):\n  %y = aten::constant_pad_nd(%x, %pad, %value)\n"
                       "  return (%y)",
-       .where = {{"mode", "constant"}}},
+       .where = {{"mode", "constant"}},
+       .condition = value_is_number},
   };
   rules.insert(rules.end(), others.begin(), others.end());
   return rules;
 }
 
+// The convolution op for that many spatial dimensions.
+std::string convolution_op(int64_t dimensions) { return "aten::conv" + std::to_string(dimensions) + "d"; }
+
+bool has_padding_by_name(const Node* node) {
+  static const std::vector<c10::Symbol> convolutions{c10::aten::conv1d, c10::aten::conv2d, c10::aten::conv3d};
+  static const auto traced = c10::Symbol::fromQualString("aten::_convolution_mode");
+  const bool scripted =
+      std::find(convolutions.begin(), convolutions.end(), node->kind()) != convolutions.end();
+  return node->kind() == traced || (scripted && node->schema().overload_name() == "padding");
+}
+
 // conv2d(..., padding="same" | "valid") becomes conv2d with numbers; what "same" pads more at the end goes
 // before it.
 bool spell_out_padding(const Context& context, Node* node) {
-  static const std::vector<c10::Symbol> convolutions{c10::aten::conv1d, c10::aten::conv2d, c10::aten::conv3d};
-  if (std::find(convolutions.begin(), convolutions.end(), node->kind()) == convolutions.end() ||
-      node->schema().overload_name() != "padding") {
+  if (!has_padding_by_name(node)) {
     return false;
   }
   auto mode = constant_of(node->namedInput("padding"));
@@ -185,7 +199,7 @@ bool spell_out_padding(const Context& context, Node* node) {
     input = insert_op(node, node, "aten::constant_pad_nd", {input, constant(node, more), constant(node, 0)});
   }
   Value* output =
-      insert_op(node, node, node->kind().toQualString(),
+      insert_op(node, node, convolution_op(weight->dim() - 2),
                 {input, node->namedInput("weight"), node->namedInput("bias"), node->namedInput("stride"),
                  constant(node, padding), node->namedInput("dilation"), node->namedInput("groups")});
   node->output()->replaceAllUsesWith(output);

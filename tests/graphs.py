@@ -48,7 +48,7 @@ def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 
 def graph_of(module: torch.jit.ScriptModule, method: str = "forward") -> torch.Graph:
-    """The graph of a method as the last pass left it; `module.graph` of a scripted module may be an older one."""
+    """The graph of a method as the last pass left it; `module.graph` may show an older one."""
     return module._c._get_method(method).graph
 
 

@@ -61,7 +61,7 @@ def test_dtypes_go_and_lists_stay() -> None:
 
 
 def test_nothing_to_erase() -> None:
-    """Test that a graph without shapes is left as it is, and that the second run of the pass finds nothing."""
+    """Test that a graph without shapes is left as it is, and that a second run finds nothing."""
     shaped = parse_ir(SHAPED)
     run_pass("erase_shapes", shaped)
     text = graph_text(shaped)

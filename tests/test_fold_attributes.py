@@ -1,4 +1,4 @@
-"""Tests of fold_attributes: attributes that are not tensors become constants, unless something writes them."""
+"""Tests of fold_attributes: attributes that are no tensors become constants, unless something writes them."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def folded(network: nn.Module) -> torch.jit.ScriptModule:
 
 @pytest.mark.parametrize("value", CONSTANTS, ids=repr)
 def test_a_value_becomes_a_constant(value: Any) -> None:
-    """Test that an attribute of a submodule that is no tensor is read no more, and its value stands in the graph."""
+    """Test that an attribute that is no tensor is read no more, and its value stands in the graph."""
     before, after, count = run_alone("fold_attributes", READ, {"part.value": value})
     assert count == 1
     assert attribute_reads(after) == ["part"]
@@ -209,7 +209,7 @@ def test_not_folded_when_a_list_is_appended_to() -> None:
 
 
 def test_not_folded_when_a_function_changes_it_for_another_method() -> None:
-    """Test that a list stays that a function changes, called by an exported method, in the saved module too."""
+    """Test that a list stays that an exported method has a function change, when saved too."""
     after = saved_and_loaded(folded(AppendsElsewhere()))
     after.add()
     assert after(torch.ones(1)).item() == 2

@@ -434,7 +434,7 @@ def test_not_folded_when_a_part_is_computed(dynamic: str) -> None:
 
 WRITES = {
     "itself": "  %changed : Tensor = aten::mul_(%w, %two)\n",
-    "a view": "  %row : Tensor = aten::select(%w, %one, %one)\n  %changed : Tensor = aten::mul_(%row, %two)\n",
+    "a view": "  %row : Tensor = aten::select(%w, %one, %one)\n  %new : Tensor = aten::mul_(%row, %two)\n",
     "another name": "  %same : Tensor = aten::detach(%w)\n  %changed : Tensor = aten::mul_(%same, %two)\n",
 }
 
@@ -709,7 +709,7 @@ class WrittenByFunction(Padded):
 
 @pytest.mark.parametrize("kind", [ReadByAnother, WrittenByAnother, WrittenThroughView, WrittenByFunction])
 def test_other_methods_stay_right(kind: type[nn.Module]) -> None:
-    """Test that methods which forward does not call use the weight as before, and see what others do to it."""
+    """Test that methods which forward does not call use the weight as before, and may change it."""
     script = torch.jit.script(uneven(kind()).requires_grad_(False))
     fused = fuse_conv_bn_jit(script)
     given = image(2)

@@ -211,7 +211,7 @@ def test_containers() -> None:
 
 
 def test_attribute_of_attribute() -> None:
-    """Test that the path is that of the module called, however it was reached, and its caller's for the rest."""
+    """Test that the path is that of the module called, however it was reached."""
     after = inlined(Reaching())
     assert scopes_of(after, "aten::conv2d") == ["block.conv1"]
     assert scopes_of(after, "aten::mean") == [""]
@@ -234,7 +234,7 @@ def test_blocks_inside() -> None:
 
 
 def test_functions_belong_to_the_module_that_calls_them() -> None:
-    """Test that a function's nodes get the path of the module that called it, also through another function."""
+    """Test that a function's nodes get the path of the module that called it, however deep."""
     after = inlined(Functions())
     assert scopes_of(after, "aten::mul") == ["", "inner"]
     assert scopes_of(after, "aten::sigmoid") == ["inner"]

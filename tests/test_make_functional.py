@@ -59,7 +59,7 @@ def canonical(network: nn.Module) -> torch.jit.ScriptModule:
 
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_in_place_op_becomes_functional(name: str) -> None:
-    """Test that an op on a value of the graph's own becomes functional, with the same arguments and numbers."""
+    """Test that an op on a value of the graph's own becomes functional, with the same arguments."""
     before, after, count = made_functional(f"  %y : Tensor = {IN_PLACE[name]}\n  return (%y)")
     assert count == 1
     assert ops_of(after) == ["aten::neg", f"aten::{name}"]
@@ -238,7 +238,7 @@ class AddsInPlace(nn.Module):
 
 
 def test_result_keeps_its_dtype() -> None:
-    """Test that a wider operand does not widen the result: an op in-place keeps the dtype of what it changes."""
+    """Test that a wider operand does not widen the result, as it does not in-place."""
     network = AddsInPlace()
     check_same_numbers(network, canonical(network), torch.randn(5), torch.randn(5).double())
 

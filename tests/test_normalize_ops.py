@@ -168,8 +168,14 @@ def worded(mode: str, kernel: list[int], dilation: list[int], stride: int = 1) -
 
 @pytest.mark.parametrize(
     ("kernel", "dilation", "padding"),
-    [([3], [1], [1]), ([3, 5], [1, 1], [1, 2]), ([3, 5], [2, 1], [2, 2]), ([2, 3], [2, 1], [1, 1])]
-    + [([1, 3, 5], [1, 1, 1], [0, 1, 2]), ([3, 3], [3], [3, 3])],
+    [
+        ([3], [1], [1]),
+        ([3, 5], [1, 1], [1, 2]),
+        ([3, 5], [2, 1], [2, 2]),
+        ([2, 3], [2, 1], [1, 1]),
+        ([1, 3, 5], [1, 1, 1], [0, 1, 2]),
+        ([3, 3], [3], [3, 3]),
+    ],
 )
 def test_same_padding(kernel: list[int], dilation: list[int], padding: list[int]) -> None:
     """Test that "same" becomes numbers where both sides are alike."""

@@ -1,4 +1,4 @@
-"""Tests of the passes as a whole: one name in four places, a header that explains, and a place in the pipeline."""
+"""Tests of all passes: one name in four places, a header that explains, a place in the pipeline."""
 
 import ast
 import re
@@ -73,7 +73,7 @@ def test_pass_has_a_test_file(name: str) -> None:
 
 @every_pass
 def test_header_explains(name: str) -> None:
-    """Test that a pass opens with its name and purpose, shows IR before and after, and says what it leaves alone."""
+    """Test that a pass opens with its name and purpose, and shows IR before and after or what it refuses."""
     text = header(name)
     assert re.match(rf"{name}: \S+", text)
     shows_ir = "Before:" in text and "After" in text and "%" in text

@@ -1,0 +1,28 @@
+#include "csrc/writes.h"
+
+#include <algorithm>
+
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+Writes::Writes(const std::shared_ptr<torch::jit::Graph>& graph) {
+  bool mutates = false;
+  for_each_node(graph->block(), [&](torch::jit::Node* node) {
+    const auto* schema = node->maybeSchema();
+    mutates = mutates || (schema != nullptr && schema->is_mutable());
+  });
+  if (mutates) {
+    aliases_.emplace(graph);
+  }
+}
+
+bool Writes::touch(const torch::jit::Value* value) const { return aliases_ && aliases_->hasWriters(value); }
+
+bool Writes::touch_any_of(const torch::jit::Node* node) const {
+  auto touched = [&](const torch::jit::Value* value) { return touch(value); };
+  return std::any_of(node->inputs().begin(), node->inputs().end(), touched) ||
+         std::any_of(node->outputs().begin(), node->outputs().end(), touched);
+}
+
+}  // namespace jitquant
