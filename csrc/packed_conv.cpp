@@ -19,7 +19,11 @@ class PackedConv:
   dilation : List[int]
   groups : int
   def __getstate__(self: __torch__.jitquant.PackedConv) -> Tuple[Tensor, Tensor, float, int, List[int], List[int], List[int], int]:
-    weight = torch.to_dense(self.packed)
+    dense = torch.to_dense(self.packed)
+    if torch.gt(torch.dim(dense), torch.add(torch.len(self.stride), 2)):
+      weight = torch.squeeze(dense, 2)
+    else:
+      weight = dense
     return (weight, self.scales, self.input_scale, self.input_zero_point, self.stride, self.padding, self.dilation, self.groups)
   def __setstate__(self: __torch__.jitquant.PackedConv, state: Tuple[Tensor, Tensor, float, int, List[int], List[int], List[int], int]) -> NoneType:
     weight, scales, input_scale, input_zero_point, stride, padding, dilation, groups, = state

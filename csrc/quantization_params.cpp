@@ -66,7 +66,7 @@ std::optional<QParamValues> qparams_of(Value* quantized) {
       return qparams_of_quantize(node);
     }
     const auto* schema = node->maybeSchema();
-    for (const char* name : {"output_scale", "scale"}) {
+    for (const char* name : {"output_scale", "Y_scale_i", "scale"}) {
       auto scale = schema == nullptr ? std::nullopt : schema->argumentIndexWithName(name);
       if (scale) {
         // The zero point follows the scale in every stock op.

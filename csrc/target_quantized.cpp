@@ -86,7 +86,8 @@ std::string plain_conv_recipe(const std::string& activation) {
 void add_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
   forms.push_back({.op = "aten::conv" + dimensions + "d",
                    .recipe = plain_conv_recipe("none"),
-                   .relu_recipe = plain_conv_recipe("relu"),
+                   // oneDNN's 3-d convolution has no relu; saturation does it.
+                   .relu_recipe = dimensions == "3" ? "" : plain_conv_recipe("relu"),
                    .suits = takes_plain_integers,
                    .reason = "fbgemm's depthwise kernels saturate or are slow"});
   forms.push_back({.op = "aten::conv" + dimensions + "d",

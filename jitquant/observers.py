@@ -161,7 +161,7 @@ class Observer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Records x and returns it, the same tensor. Integers and empty tensors are returned unrecorded."""
         done = self.once and self.min_val.numel() > 0
-        if x.is_floating_point() and x.numel() > 0 and not done:
+        if x.dtype == torch.float and x.numel() > 0 and not done:
             self._record(x.detach().to(torch.float32))
         return x
 

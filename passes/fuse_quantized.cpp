@@ -55,11 +55,14 @@ struct Weight {
   Value* zero_points;
 };
 
-// Scales and zero points as tensors of one element, or of one for each channel.
+// Scales and zero points of symmetric weights, as tensors of one element or of one for each channel.
 std::optional<Weight> weight_params(const Context& context, const Node* quantize, Node* before) {
   auto scale = context.static_value(quantize->input(1));
   auto zero_point = context.static_value(quantize->input(2));
-  if (!scale || !zero_point) {
+  const bool known = scale && zero_point;
+  const bool symmetric = known && (zero_point->isTensor() ? !zero_point->toTensor().any().item<bool>()
+                                                          : zero_point->toInt() == 0);
+  if (!symmetric) {
     return std::nullopt;
   }
   if (scale->isTensor()) {
@@ -67,6 +70,11 @@ std::optional<Weight> weight_params(const Context& context, const Node* quantize
   }
   return Weight{constant(before, at::full({1}, scale->toDouble())),
                 constant(before, at::full({1}, zero_point->toInt(), at::kLong))};
+}
+
+// Whether the op is told to give another dtype than it takes.
+bool casts(const Node* node) {
+  return node->schema().argumentIndexWithName("dtype") && !node->namedInput("dtype")->mustBeNone();
 }
 
 class Fuser {
@@ -93,6 +101,9 @@ class Fuser {
  private:
   // An op that keeps parameters runs on the integers as it is.
   bool move_to_integers(Node* node, const std::vector<ActivationSlot>& slots) {
+    if (casts(node)) {
+      return false;
+    }
     const auto outputs = tensor_outputs(node);
     const auto source = qparams_of(integers_of(slots[0].value()));
     std::vector<Node*> quantizes;

@@ -7,8 +7,8 @@
 //   %y = quantized::conv2d_add_relu(%x, %z, %packed, %scale.1, %zero_point.1)
 //
 // The fused op writes its result into the memory of %z. Left alone, therefore: an add whose other operand is
-// used later, or by something that is no integer op, or did not come from one; and other engines, which have
-// no such op.
+// used later, or by something that is no integer op, or did not come from one, or is not sure to have the
+// same shape; and other engines, which have no such op.
 
 #include <algorithm>
 
@@ -27,17 +27,70 @@ c10::Symbol quantized(const char* name) {
   return c10::Symbol::fromQualString(std::string("quantized::") + name);
 }
 
-// Whether nobody would see the memory of `value` change at the add: it came from an integer op, which gave it
-// memory of its own, and the other integer ops that use it, none of which gives a view of it, are done by
-// then.
+// The prepack of a convolution, if that keeps the size of its input: then the channels are what its weight
+// says.
+Node* size_keeping_prepack(const Node* conv) {
+  Node* prepack = conv->input(1)->node();
+  if (prepack->kind() != quantized("conv2d_prepack")) {
+    return nullptr;
+  }
+  auto stride = constant_of(prepack->namedInput("stride"));
+  auto padding = constant_of(prepack->namedInput("padding"));
+  auto dilation = constant_of(prepack->namedInput("dilation"));
+  return stride && padding && dilation ? prepack : nullptr;
+}
+
+std::optional<at::Tensor> weight_of(const Context& context, const Node* prepack) {
+  const Node* quantize = prepack->input(0)->node();
+  return quantize->inputs().empty() ? std::nullopt : context.static_tensor(quantize->input(0));
+}
+
+bool keeps_size(const Node* prepack, const at::Tensor& weight) {
+  const auto stride = constant_of(prepack->namedInput("stride"))->toIntVector();
+  const auto padding = constant_of(prepack->namedInput("padding"))->toIntVector();
+  const auto dilation = constant_of(prepack->namedInput("dilation"))->toIntVector();
+  for (size_t i = 0; i < 2; ++i) {
+    if (stride[i] != 1 || 2 * padding[i] != dilation[i] * (weight.size(static_cast<int64_t>(i) + 2) - 1)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Whether `value` is sure to have the shape of what `conv` gives: convolutions that keep the size lead from
+// it to there, at least two, since the fused op must not overwrite what it reads. (An add would broadcast;
+// the fused op does not.)
+bool has_shape_of(const Context& context, const Value* value, const Node* conv) {
+  int64_t channels = -1;
+  for (const Node* link = conv;
+       link->kind() == quantized("conv2d") || link->kind() == quantized("conv2d_relu");
+       link = link->input(0)->node()) {
+    const Node* prepack = size_keeping_prepack(link);
+    auto weight = prepack == nullptr ? std::nullopt : weight_of(context, prepack);
+    auto groups = prepack == nullptr ? std::nullopt : constant_of(prepack->namedInput("groups"));
+    if (!weight || !groups || !keeps_size(prepack, *weight)) {
+      return false;
+    }
+    channels = channels < 0 ? weight->size(0) : channels;
+    if (link->input(0) == value) {
+      return link != conv && channels == weight->size(1) * groups->toInt();
+    }
+  }
+  return false;
+}
+
+// Whether nobody would see the memory of `value` change at the add: it came from an integer op of the same
+// block, which gave it memory of its own, and the other integer ops that use it, none of which gives a view
+// of it, are done by then.
 bool may_be_overwritten(const Value* value, Node* add) {
   return value->node()->kind().ns() == add->kind().ns() &&
+         value->node()->owningBlock() == add->owningBlock() &&
          std::all_of(value->uses().begin(), value->uses().end(), [&](const auto& use) {
            return use.user == add || (use.user->kind().ns() == add->kind().ns() && use.user->isBefore(add));
          });
 }
 
-bool fuse(Node* add) {
+bool fuse(const Context& context, Node* add) {
   const bool relu = add->kind() == quantized("add_relu");
   if (!relu && add->kind() != quantized("add")) {
     return false;
@@ -47,7 +100,7 @@ bool fuse(Node* add) {
     Node* conv = add->input(i)->node();
     Value* other = add->input(1 - i);
     if (conv->kind() != quantized("conv2d") || only_user(conv->output()) != add ||
-        !may_be_overwritten(other, add) || !other->node()->isBefore(conv)) {
+        !may_be_overwritten(other, add) || !has_shape_of(context, other, conv)) {
       continue;
     }
     Value* fused = insert_op(add, add, relu ? "quantized::conv2d_add_relu" : "quantized::conv2d_add",
@@ -67,7 +120,7 @@ int64_t FuseResidualAdd(Context& context) {
   }
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](Node* node) { count += fuse(node); });
+    for_each_node(graph->block(), [&](Node* node) { count += fuse(context, node); });
     eliminate_dead_code(graph);
   }
   return count;

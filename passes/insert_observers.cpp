@@ -106,7 +106,7 @@ class Inserter {
     if (row.weight) {
       Value* weight = node->namedInput(*row.weight);
       auto data = context_.static_tensor(weight);
-      if (!data || !data->is_floating_point()) {
+      if (!data || data->scalar_type() != at::kFloat) {
         return;
       }
       const size_t index = *node->schema().argumentIndexWithName(*row.weight);

@@ -6,11 +6,13 @@
 // Left alone: changes that the caller, a buffer or another view of the same memory would see.
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <unordered_set>
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/remove_mutation.h>
+#include <torch/csrc/jit/runtime/operator.h>
 
 #include "csrc/pass.h"
 #include "csrc/walk.h"
@@ -48,21 +50,28 @@ bool is_private(const AliasDb& aliases, Value* value, Node* writer) {
          });
 }
 
+// aten::relu of aten::relu_, if there is such an op.
+std::optional<c10::Symbol> functional_variant(const Node* node) {
+  const std::string name = node->kind().toQualString();
+  if (name.back() != '_' || node->outputs().size() != 1 || node->inputs().empty()) {
+    return std::nullopt;
+  }
+  const auto functional = c10::Symbol::fromQualString(name.substr(0, name.size() - 1));
+  return torch::jit::getAllOperatorsFor(functional).empty() ? std::nullopt : std::optional(functional);
+}
+
 // What libtorch leaves, since it moves an op only next to where its operand was made: later uses are renamed
 // instead.
 int64_t rename_changed_values(const std::shared_ptr<Graph>& graph) {
-  torch::jit::MutationRemover variants(graph);
   const AliasDb aliases(graph);
   std::unordered_set<Value*> unknown;  // to the analysis, which is done anew in the next round
   for_each_node(graph->block(), [&](Node* node) {
     const auto* schema = node->maybeSchema();
-    if (schema == nullptr || !schema->is_mutable() || !variants.inplaceOpVariant(node) ||
+    if (schema == nullptr || !schema->is_mutable() || !functional_variant(node) ||
         unknown.count(node->input(0)) != 0 || !is_private(aliases, node->input(0), node)) {
       return;
     }
-    const std::string name = node->kind().toQualString();
-    const auto functional = c10::Symbol::fromQualString(name.substr(0, name.size() - 1));
-    Node* replacement = graph->create(functional, node->inputs())->insertAfter(node);
+    Node* replacement = graph->create(*functional_variant(node), node->inputs())->insertAfter(node);
     replacement->copyMetadata(node);
     replacement->output()->setType(node->output()->type());
     node->output()->replaceAllUsesWith(replacement->output());

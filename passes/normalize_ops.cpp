@@ -61,6 +61,10 @@ bool value_is_number(const Context&, const MatchedValues& values) {
   return value && value->isScalar();
 }
 
+bool size_is_list(const Context&, const MatchedValues& values) {
+  return values.at("size")->type()->kind() == c10::TypeKind::ListType;
+}
+
 RewriteRule convolution(const std::string& op, bool transposed, const std::string& tail_names,
                         const std::string& replacement,
                         bool (*condition)(const Context&, const MatchedValues&)) {
@@ -130,6 +134,11 @@ std::vector<RewriteRule> make_rules() {
        .replacement = "graph(%x, %w):\n  %none : NoneType = prim::Constant()\n  %t = aten::t(%w)\n"
                       "  %y = aten::linear(%x, %t, %none)\n  return (%y)",
        .condition = plain_matrix},
+      // What is a view of a float tensor need not be one of an integer tensor, whose layout is another.
+      {.name = "view",
+       .pattern = "graph(%x, %size):\n  %y = aten::view(%x, %size)\n  return (%y)",
+       .replacement = "graph(%x, %size):\n  %y = aten::reshape(%x, %size)\n  return (%y)",
+       .condition = size_is_list},
       {.name = "relu6",
        .pattern = "graph(%x):\n  %y = aten::relu6(%x)\n  return (%y)",
        .replacement = "graph(%x):\n  %low : int = prim::Constant[value=0]()\n"

@@ -1,4 +1,4 @@
-"""IR text with quantize and dequantize in it, passes with options, and numbers to within a step of the integers."""
+"""IR text with quantize and dequantize in it, passes with options, and numbers to within a step."""
 
 import copy
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def quantize(name: str, of: str, scale: float, zero_point: int, dtype: int = QUI
 
 
 def weight_pair(weight: Tensor, *, per_channel: bool = True, name: str = "weight") -> tuple[str, Attributes]:
-    """Lines that quantize the attribute `name` and dequantize it into `%name_d`, and the attributes they read."""
+    """Lines that quantize the attribute `name` and dequantize it into `%name_d`, and what they read."""
     dtype = constant(f"{name}_dtype", QINT8)
     if per_channel:
         scale = weight.flatten(1).abs().amax(1) / 127
@@ -77,21 +77,22 @@ def run_with(
     name: str | Sequence[str],
     text: str,
     attributes: Attributes | None = None,
-    options: PassOptions = PassOptions(),
+    options: PassOptions | None = None,
 ) -> Run:
     """Runs one pass, or several, on IR text under the options. `before` is a copy that they never saw."""
     before = parse_ir(text, _copies(attributes))
     after = parse_ir(text, _copies(attributes))
     names = [name] if isinstance(name, str) else name
-    return Run(before, after, sum(run_pass(each, after, options) for each in names))
+    return Run(before, after, sum(run_pass(each, after, options or PassOptions()) for each in names))
 
 
 def check_within_a_step(
     before: torch.nn.Module, after: torch.nn.Module, *inputs: Tensor, step: float, steps: float = 1
 ) -> None:
-    """Both give the same numbers up to one step (or `steps`), nearly all of them exactly, and not just a few values.
+    """Both give the same numbers up to one step (or `steps`), most of them exactly.
 
-    Different kernels may round a value halfway between two integers either way, hence the step.
+    Different kernels may round a value halfway between two integers either way, hence the step. A reference of
+    only a few values, with which anything might agree, is refused.
     """
     with torch.no_grad():
         expected, found = before(*inputs), after(*inputs)

@@ -29,7 +29,7 @@ graph(%self, %x : Tensor):
 
 
 def test_integers_that_are_used_stay() -> None:
-    """Test that a value which both an integer op and a float op take is quantized for the one, and float for the other."""
+    """Test that a value which an integer op and a float op take is quantized for the one only."""
     text = f"""
 graph(%self, %x : Tensor):
 {constants(scale=0.04, zero_point=100)}
@@ -80,7 +80,7 @@ graph(%self, %x : Tensor):
     [("tanh", (2 / 256, 128)), ("hardsigmoid", (1 / 256, 0))],
 )
 def test_parameters_built_into_an_integer_op_are_known(op: str, params: tuple[float, int]) -> None:
-    """Test that the integers of a tanh, which is not told its output's parameters, are taken for what they are.
+    """Test that the integers of a tanh, which no argument tells its parameters, are taken for what they are.
 
     Quantized with the tanh's own parameters they are not quantized again; with those of its input they are.
     """
@@ -103,7 +103,7 @@ graph(%self, %x : Tensor):
     ids=["scale", "zero point", "dtype"],
 )
 def test_a_quantize_with_other_parameters_stays(scale: float, zero_point: int, dtype: int) -> None:
-    """Test that a second quantize whose scale, zero point or dtype differs, and which does round, is left alone."""
+    """Test that a second quantize whose scale, zero point or dtype differs, which does round, stays."""
     text = f"""
 graph(%self, %x : Tensor):
 {constants(scale=0.02, zero_point=20)}

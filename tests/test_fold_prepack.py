@@ -25,6 +25,7 @@ from tests.quantized_ir import (
 FOLD = ("fuse_quantized", "freeze", "fold_prepack")
 PREFIX = "_jit_pass_packed_weight_"
 HOLDER = "__torch__.jitquant.PackedConv"
+LINEAR_PACKED = "__torch__.torch.classes.quantized.LinearPackedParamsBase"
 
 
 @pytest.fixture(autouse=True)
@@ -123,17 +124,19 @@ def packed_names(module: torch.jit.ScriptModule) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_are_packed_at_conversion(case: str) -> None:
-    """Test that no packing is left in the graph, that it reads the packed weight, and that the numbers are right."""
+    """Test that the graph reads the packed weight, that no packing is left, and the numbers are right."""
     run = folded(case)
     assert packed_names(run.after) == [PREFIX + "0"]
-    FileCheck().check_not("prepack").check_not("aten::conv").check_not("aten::linear").run(graph_of(run.after))
+    FileCheck().check_not("prepack").check_not("aten::conv").check_not("aten::linear").run(
+        graph_of(run.after)
+    )
     assert (HOLDER in str(graph_of(run.after))) == case.startswith("plain")
     check_within_a_step(run.before, run.after, input_for(case), step=0.05)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_saved_file_gives_the_same(case: str) -> None:
-    """Test that what is loaded gives exactly what was saved, and so does what is saved and loaded once more."""
+    """Test that what is loaded gives exactly what was saved, and so it does saved and loaded once more."""
     module = folded(case).after
     x = input_for(case)
     expected = module(x)
@@ -199,7 +202,7 @@ def test_a_file_holds_no_float_weights(case: str) -> None:
 
 
 def test_each_weight_has_an_attribute_of_its_own() -> None:
-    """Test that attributes are numbered in the order of the graph, and one that is there already is not replaced."""
+    """Test that attributes are numbered in the order of the graph, past one that is there already."""
     first, attributes = weight_pair(torch.randn(8, 8) * 0.3, name="first")
     second, more = weight_pair(torch.randn(4, 8) * 0.3, name="second")
     text = f"""
@@ -229,13 +232,10 @@ def test_packing_of_what_is_no_constant_stays() -> None:
 graph(%self, %x : Tensor, %weight_q : Tensor):
 {constants(none=None, scale=0.05, zero=120)}
 {pair("xd", "x", 0.03, 120)}
-  %packed = quantized::linear_prepack(%weight_q, %none)
+  %packed : {LINEAR_PACKED} = quantized::linear_prepack(%weight_q, %none)
   %c : Tensor = quantized::linear(%xd_q, %packed, %scale, %zero)
   %y : Tensor = aten::dequantize(%c)
   return (%y)"""
-    text = text.replace(
-        "%packed =", "%packed : __torch__.torch.classes.quantized.LinearPackedParamsBase ="
-    )
     run = run_with("fold_prepack", text)
     assert run.count == 0
     assert "quantized::linear_prepack" in ops_of(run.after)
@@ -260,7 +260,7 @@ graph(%self, %x : Tensor, %choice : bool):
 {pair("xd", "x", 0.03, 120)}
   %y : Tensor = prim::If(%choice)
     block0():
-      %packed : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%weight_q, %none)
+      %packed : {LINEAR_PACKED} = quantized::linear_prepack(%weight_q, %none)
       %c : Tensor = quantized::linear(%xd_q, %packed, %scale, %zero)
       %d : Tensor = aten::dequantize(%c)
       -> (%d)
@@ -293,7 +293,7 @@ class Separable(nn.Module):
 
 
 def test_a_whole_model_is_saved_copied_and_loaded() -> None:
-    """Test that a model with both kinds of packed weights survives files and copies, its attributes by name."""
+    """Test that a model with both kinds of packed weights survives files and copies."""
     model = Separable().eval()
     x = torch.randn(2, 3, 9, 9)
     module = jitquant.quantize_jit(
@@ -301,7 +301,12 @@ def test_a_whole_model_is_saved_copied_and_loaded() -> None:
     )
     assert sorted(set(packed_names(module))) == [f"{PREFIX}{i}" for i in range(4)]
     expected = module(x)
-    for other in (reloaded(module), copy.deepcopy(module), reloaded(reloaded(module)), copy.deepcopy(reloaded(module))):
+    for other in (
+        reloaded(module),
+        copy.deepcopy(module),
+        reloaded(reloaded(module)),
+        copy.deepcopy(reloaded(module)),
+    ):
         assert torch.equal(other(x), expected)
         assert torch.equal(other(x, True), module(x, True))
 
@@ -318,7 +323,7 @@ class Upsampled(nn.Module):
 
 
 def test_every_packed_weight_can_be_found_by_name() -> None:
-    """Test that a weight is in an attribute and not in a constant, whatever else the graph had for freezing to fold."""
+    """Test that a weight is in an attribute and not in a constant, whatever else freezing folded."""
     x = torch.randn(2, 3, 5, 5)
     module = jitquant.quantize_jit(
         torch.jit.script(Upsampled().eval()),
@@ -331,7 +336,7 @@ def test_every_packed_weight_can_be_found_by_name() -> None:
 
 
 def test_a_model_packed_twice_in_one_process() -> None:
-    """Test that two modules with packed convolutions, which share a class name, go into one model and its file."""
+    """Test that two modules with packed convolutions, which share a class name, go into one file."""
     texts = [CASES["plain conv2d, depthwise"](), CASES["plain conv2d, per tensor"]()]
     parts = [run_with(FOLD, *text).after for text in texts]
 

@@ -83,7 +83,7 @@ def inlined(model: nn.Module) -> torch.jit.ScriptModule:
 
 
 def test_attributes_become_constants() -> None:
-    """Test that tensors and numbers, of submodules too, are constants afterwards, and the numbers are the same."""
+    """Test that tensors and numbers, of submodules too, are constants, and the results are the same."""
     run = run_with("freeze", WEIGHTED, {"conv.weight": torch.randn(5, 4), "_scale_0": 0.25})
     assert run.count == 3
     assert nodes_of(run.after, "prim::GetAttr") == []

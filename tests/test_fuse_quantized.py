@@ -26,7 +26,6 @@ RELU = "  %after : Tensor = aten::relu(%result)\n"
 INPUT_PARAMS = (0.03, 120)
 
 
-
 def both(one: str, other: str, kinds: str = "(Tensor, Tensor)") -> str:
     """Lines that return two values."""
     return f"  %both : {kinds} = prim::TupleConstruct(%{one}, %{other})\n  return (%both)"
@@ -63,7 +62,9 @@ graph(%self, %x : Tensor):
 {after}
 {pair("y", "after" if after else "result", *out)}
   return (%y)"""
-    return text.replace("(\n    ", "("), {key: value for key, value in attributes.items() if value is not None}
+    return text.replace("(\n    ", "("), {
+        key: value for key, value in attributes.items() if value is not None
+    }
 
 
 @pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
@@ -153,7 +154,11 @@ graph(%self, %x : Tensor, %z : Tensor):
   return (%y)"""
     run = run_with(FUSE, text)
     assert run.count == 1
-    assert ops_of(run.after) == [*["aten::quantize_per_tensor"] * 2, f"quantized::{op}{relu}", "aten::dequantize"]
+    assert ops_of(run.after) == [
+        *["aten::quantize_per_tensor"] * 2,
+        f"quantized::{op}{relu}",
+        "aten::dequantize",
+    ]
     check_within_a_step(run.before, run.after, torch.randn(2, 3, 5, 5), torch.randn(shape), step=0.04)
 
 
@@ -259,7 +264,7 @@ def test_an_op_that_keeps_parameters_moves_to_the_integers(name: str) -> None:
 
 
 def test_a_list_of_outputs_moves_to_the_integers() -> None:
-    """Test that an op whose list is taken apart runs on the integers, and each part needs no quantize of its own."""
+    """Test that an op whose list is taken apart runs on the integers, and no part is quantized again."""
     text = f"""
 graph(%self, %x : Tensor):
 {constants(two=2, one=1)}
@@ -311,6 +316,55 @@ graph(%self, %x : Tensor):
     run = run_with(FUSE, text)
     assert run.count == 0
     check_within_a_step(run.before, run.after, torch.randn(2, 4, 5), step=0.03)
+
+
+PRODUCERS = {
+    "linear": "quantized::linear",
+    "conv2d": "quantized::conv2d",
+    "depthwise conv2d": "onednn::qconv_pointwise",
+    "add": "quantized::add",
+    "mul": "quantized::mul",
+    "cat": "quantized::cat",
+    **{name: integer for name, (_, _, integer) in UNARY.items()},
+}
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("name", PRODUCERS)
+def test_the_parameters_of_every_integer_op_are_known(name: str, relu: bool) -> None:
+    """Test that behind each integer op, with a relu or not, one that keeps parameters moves to integers."""
+    values = constants(slope=0.2, alpha=0.7, scale=1.3, input_scale=0.8, zero=0, one=1, last=-1, none=None)
+    values += constants(ones=[1, 1], groups=104)
+    shape = {"linear": (6, 8), "conv2d": (8, 8, 3, 3), "depthwise conv2d": (104, 1, 3, 3)}.get(name, (1, 1))
+    weight_text, attributes = weight_pair(torch.randn(shape))
+    call = {
+        "linear": "aten::linear(%xd, %weight_d, %none)",
+        "conv2d": "aten::conv2d(%xd, %weight_d, %none, %ones, %ones, %ones, %one)",
+        "depthwise conv2d": "aten::conv2d(%xd, %weight_d, %none, %ones, %ones, %ones, %groups)",
+        "add": "aten::add(%xd, %xd, %one)",
+        "mul": "aten::mul(%xd, %xd)",
+        "cat": "aten::cat(%list, %one)",
+        **{unary: text for unary, (text, _, _) in UNARY.items()},
+    }[name]
+    params = UNARY[name][1] if name in UNARY else (0.05, 100)
+    text = f"""
+graph(%self, %x : Tensor):
+{values}
+{weight_text}
+{pair("xd", "x", *INPUT_PARAMS)}
+  %list : Tensor[] = prim::ListConstruct(%xd, %xd)
+  %result : Tensor = {call}
+{RELU if relu else ""}
+{pair("r", "after" if relu else "result", *params)}
+  %f : Tensor = aten::flatten(%r, %zero, %last)
+{pair("y", "f", *params)}
+  return (%y)"""
+    if relu and (name in UNARY or name == "cat"):  # these take no relu in
+        text = text.replace(RELU, pair("rd", "result", *params) + RELU.replace("%result", "%rd"))
+    run = run_with(FUSE, text, attributes)
+    assert ops_of(run.after)[-2:] == ["aten::flatten", "aten::dequantize"]
+    x = torch.randn({"linear": (50, 8), "depthwise conv2d": (1, 104, 6, 6)}.get(name, (4, 8, 6, 6)))
+    check_within_a_step(run.before, run.after, x, step=params[0])
 
 
 def test_other_parameters_behind_a_moving_op_stay() -> None:
@@ -432,7 +486,7 @@ def test_not_fused_when_the_float_value_is_also_returned() -> None:
 
 
 def test_not_fused_when_the_value_before_the_relu_is_also_returned() -> None:
-    """Test that neither the convolution nor its relu is fused where what stands between them is used elsewhere."""
+    """Test that a convolution and its relu stay float where what stands between them is used elsewhere."""
     text, attributes = convolution(torch.randn(6, 4, 3, 3), after=RELU)
     run = run_with(FUSE, text.replace("  return (%y)", both("y", "result")), attributes)
     assert run.count == 0
@@ -552,7 +606,7 @@ def test_padding_with_another_number_stays_float() -> None:
 
 
 def test_padding_of_a_tensor_of_unknown_parameters_stays_right() -> None:
-    """Test that padding what the caller quantized, whose zero point no graph shows, gives the same as before."""
+    """Test that padding what the caller quantized, whose zero point no graph shows, is right."""
     text = f"""
 graph(%self, %xq : Tensor):
 {constants(pad=[1, 1], zero=0)}
@@ -575,7 +629,7 @@ FIXED = {
 
 
 def behind_fixed(name: str, rest: str, **values: Any) -> str:
-    """A graph in which `rest` takes the dequantized %f that an op with fixed parameters gave, and gives %y."""
+    """A graph in which `rest` makes %y of the dequantized %f that an op with fixed parameters gave."""
     call, params = FIXED[name]
     return f"""
 graph(%self, %x : Tensor):
@@ -637,17 +691,23 @@ QUANTIZED = "quantized::conv2d"
         ("qnnpack", 104, QUANTIZED),
     ],
 )
-def test_a_depthwise_convolution_avoids_kernels_that_are_wrong(engine: str, groups: int, expected: str) -> None:
+def test_a_depthwise_convolution_avoids_kernels_that_are_wrong(
+    engine: str, groups: int, expected: str
+) -> None:
     """Test that the engines whose depthwise kernel is fbgemm's get oneDNN's in its place, and only those."""
-    text, attributes = convolution(torch.randn(groups, 1, 3, 3), groups=groups, per_channel=engine != "qnnpack")
+    text, attributes = convolution(
+        torch.randn(groups, 1, 3, 3), groups=groups, per_channel=engine != "qnnpack"
+    )
     run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
     assert run.count == 1
     assert [op for op in ops_of(run.after) if op in (PLAIN, QUANTIZED)] == [expected]
 
 
-@pytest.mark.parametrize(("engine", "expected"), [("x86", PLAIN), ("fbgemm", QUANTIZED), ("onednn", QUANTIZED)])
+@pytest.mark.parametrize(
+    ("engine", "expected"), [("x86", PLAIN), ("fbgemm", QUANTIZED), ("onednn", QUANTIZED)]
+)
 def test_many_groups_of_several_channels(engine: str, expected: str) -> None:
-    """Test that x86 counts groups, whatever is in them, and that fbgemm's own kernel is wrong for depthwise only."""
+    """Test that x86 counts groups, whatever is in them, and fbgemm's kernel is wrong for depthwise only."""
     text, attributes = convolution(torch.randn(208, 2, 3, 3), groups=104)
     run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
     assert [op for op in ops_of(run.after) if op in (PLAIN, QUANTIZED)] == [expected]
@@ -690,7 +750,7 @@ def test_weights_with_a_zero_point_are_not_computed_without_it() -> None:
 
 @pytest.mark.parametrize("engine", ["x86", "fbgemm"])
 def test_depthwise_on_ones_is_right(engine: str) -> None:
-    """Test that a depthwise convolution does not saturate on all-ones input, as fbgemm's kernel does by 44 %."""
+    """Test that a depthwise convolution does not saturate on all ones, as fbgemm's kernel does by 44 %."""
     weight_text, attributes = weight_pair(torch.ones(104, 1, 3, 3))
     text = f"""
 graph(%self, %x : Tensor):
@@ -744,14 +804,17 @@ DEPTHWISE = (torch.linspace(-1, 1, 104 * 9).reshape(104, 1, 3, 3).sin(), 104)
 BETWEEN = {
     "nothing": ("", (0.03, 110)),
     "relu": ("  %k : Tensor = aten::relu(%c)\n", (0.03, 0)),
-    "relu6": (constants(low=0.0, high=6.0) + "  %k : Tensor = aten::hardtanh(%c, %low, %high)\n", (6 / 255, 0)),
+    "relu6": (
+        constants(low=0.0, high=6.0) + "  %k : Tensor = aten::hardtanh(%c, %low, %high)\n",
+        (6 / 255, 0),
+    ),
 }
 
 
 @pytest.mark.parametrize("order", ["before", "behind"])
 @pytest.mark.parametrize("between", BETWEEN)
 def test_neighbours_of_a_depthwise_convolution_use_plain_integers_too(between: str, order: str) -> None:
-    """Test that the convolution before and the one behind a depthwise one hand it plain integers, and take them."""
+    """Test that the convolutions beside a depthwise one take plain integers, and give them."""
     pair_of = (POINTWISE, DEPTHWISE) if order == "before" else (DEPTHWISE, POINTWISE)
     run = run_with(FUSE, *two_convolutions(*pair_of, *BETWEEN[between]))
     assert run.count == 2
@@ -769,7 +832,7 @@ def test_convolutions_far_from_a_depthwise_one_stay_quantized() -> None:
 
 
 def test_a_depthwise_convolution_of_unknown_input_stays_right() -> None:
-    """Test that a depthwise convolution on what the caller quantized, whose scale no graph shows, gives the same."""
+    """Test that a depthwise convolution of what a caller quantized, whose scale no graph shows, is right."""
     weight_text, attributes = weight_pair(torch.randn(104, 1, 3, 3))
     text = f"""
 graph(%self, %xq : Tensor):

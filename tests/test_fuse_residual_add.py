@@ -1,4 +1,4 @@
-"""Tests of fuse_residual_add: convolution and add become one op on onednn, and nothing that is still used is overwritten."""
+"""Tests of fuse_residual_add: convolution and add become one, and nothing in use is overwritten."""
 
 from collections.abc import Iterator
 
@@ -70,7 +70,7 @@ def check_close_to_unfused(run: Run, x: Tensor | None = None) -> None:
 @pytest.mark.parametrize("relu", ["", "_relu"])
 @pytest.mark.parametrize("operands", ["%c, %z", "%z, %c"])
 def test_a_convolution_and_an_add_become_one(operands: str, relu: str) -> None:
-    """Test that the convolution computed last takes the add, with a relu or not, in either order of its operands."""
+    """Test that the last convolution takes the add, with a relu or not, in either order of its operands."""
     run = fuse(HEADER + OTHER + CONV + add(operands, relu) + RETURN)
     assert run.count == 1
     assert ops_of(run.after) == [
@@ -87,7 +87,7 @@ def test_a_convolution_and_an_add_become_one(operands: str, relu: str) -> None:
 
 
 def test_the_output_has_the_parameters_of_the_add() -> None:
-    """Test that the fused op is nearer to the exact sum than its step, and so has the right scale and zero point."""
+    """Test that the fused op is nearer to the exact sum than its step."""
     run = fuse(HEADER + OTHER + CONV + add() + RETURN)
     x = torch.randn(2, 4, 6, 6)
     xq = torch.quantize_per_tensor(x, 0.03, 120, torch.quint8).dequantize()
@@ -145,7 +145,7 @@ def test_not_fused_when_an_earlier_user_may_be_a_view(view: str) -> None:
 
 
 def test_fused_when_an_earlier_integer_op_took_the_other_operand() -> None:
-    """Test that an operand from which the convolutions of a residual branch began may be overwritten at its end."""
+    """Test that an operand with which a residual branch began may be overwritten at its end."""
     text = HEADER + OTHER + "  %k : Tensor = quantized::conv2d(%z, %packed1, %scale, %zero_point)\n"
     text += CONV.replace("%xq", "%k") + add() + RETURN
     run = fuse(text)
@@ -190,7 +190,13 @@ def test_not_fused_when_the_other_operand_is_the_callers() -> None:
 
 def test_not_fused_when_the_convolution_is_used_elsewhere() -> None:
     """Test that a convolution whose result another op takes too stays one."""
-    text = HEADER + OTHER + CONV + "  %k : Tensor = quantized::add(%c, %c, %scale1, %zero_point1)\n" + add("%c, %z")
+    text = (
+        HEADER
+        + OTHER
+        + CONV
+        + "  %k : Tensor = quantized::add(%c, %c, %scale1, %zero_point1)\n"
+        + add("%c, %z")
+    )
     text += "  %t : Tensor = quantized::add(%s, %k, %scale1, %zero_point1)\n" + RETURN.replace("%s", "%t")
     run = fuse(text)
     # The add may go into the earlier convolution only if nothing needs that first.
@@ -224,7 +230,7 @@ def test_not_fused_when_the_add_broadcasts(smaller: str) -> None:
 
 
 def test_not_fused_when_a_loop_needs_the_operand_again() -> None:
-    """Test that an operand from before a loop is not overwritten in its first round, as the second needs it."""
+    """Test that an operand from before a loop is not overwritten in a round, as the next needs it."""
     text = (
         HEADER
         + OTHER
@@ -241,7 +247,7 @@ def test_not_fused_when_a_loop_needs_the_operand_again() -> None:
     )
     run = fuse(text)
     x = torch.randn(2, 4, 6, 6)
-    # A rounding more or less in each of three rounds, through a convolution: not 0, but far from an operand overwritten.
+    # A rounding more or less in each of three rounds: not 0, but far from an operand overwritten.
     error, signal = (run.before(x) - run.after(x)).square().mean(), run.before(x).square().mean()
     assert error < 0.002 * signal
 

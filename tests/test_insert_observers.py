@@ -85,7 +85,7 @@ def attributes_for(op: str) -> tuple[Attributes, Tensor]:
 
 @pytest.mark.parametrize("op", OPS)
 def test_inputs_outputs_and_weights_are_observed(op: str) -> None:
-    """Test that an op's input, weight and output go through observers, and the numbers stay what they were."""
+    """Test that an op's input, weight and output go through observers, and the numbers stay the same."""
     attributes, x = attributes_for(op)
     text = f"graph(%self, %x : Tensor):\n{OPS[op]}  return (%result)"
     module = observed(text, attributes)
@@ -102,7 +102,7 @@ def test_inputs_outputs_and_weights_are_observed(op: str) -> None:
 @pytest.mark.parametrize("clamp", CLAMPS)
 @pytest.mark.parametrize("op", OPS)
 def test_the_output_is_observed_behind_the_clamp_and_not_before(op: str, clamp: str) -> None:
-    """Test that of an op and the clamp that its integer form absorbs only what the clamp gives is observed."""
+    """Test that of an op and the clamp that its integer form absorbs only the clamp is observed."""
     attributes, x = attributes_for(op)
     text = f"""
 graph(%self, %x : Tensor):
@@ -119,7 +119,7 @@ graph(%self, %x : Tensor):
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_clamp_is_not_absorbed_when_the_output_is_used_twice(op: str) -> None:
-    """Test that an op whose output something beside the relu takes is observed before the relu, and only there."""
+    """Test that an op whose output is used beside the relu is observed before the relu, and only there."""
     attributes, _ = attributes_for(op)
     text = f"""
 graph(%self, %x : Tensor):
@@ -138,7 +138,7 @@ graph(%self, %x : Tensor):
 
 
 def test_a_clamp_with_unknown_bounds_is_not_absorbed() -> None:
-    """Test that a clamp whose bounds the caller gives is left for itself, as no saturation can be chosen for it."""
+    """Test that a clamp whose bounds the caller gives is an op of its own."""
     text = f"""
 graph(%self, %x : Tensor, %low : float, %high : float):
 {ADD_LINES}
@@ -215,7 +215,7 @@ graph(%self, %x : Tensor):
 
 @pytest.mark.parametrize("op", ["sigmoid", "hardsigmoid", "tanh"])
 def test_an_output_of_known_range_is_not_observed(op: str) -> None:
-    """Test that of an op with fixed parameters the input is observed only, and what takes its output needs no observer."""
+    """Test that of an op with fixed parameters the input is observed, and the output is not."""
     text = f"""
 graph(%self, %x : Tensor):
   %a : Tensor = aten::{op}(%x)
@@ -280,7 +280,11 @@ def test_a_relu_by_itself_passes_on_what_its_input_has() -> None:
 
 @pytest.mark.parametrize(
     ("call", "parts"),
-    [("aten::chunk(%a, %n, %one)", 2), ("aten::split(%a, %n, %one)", 3), ("aten::split_with_sizes(%a, %sizes, %one)", 2)],
+    [
+        ("aten::chunk(%a, %n, %one)", 2),
+        ("aten::split(%a, %n, %one)", 3),
+        ("aten::split_with_sizes(%a, %sizes, %one)", 2),
+    ],
 )
 def test_lists_that_are_taken_apart_pass_on_what_their_input_has(call: str, parts: int) -> None:
     """Test that the parts of a chunk or split of an observed value are not observed again."""
@@ -300,7 +304,7 @@ graph(%self, %x : Tensor):
 
 
 def test_parts_of_a_list_that_goes_elsewhere_are_observed() -> None:
-    """Test that an element taken from a chunk by its index, of which nothing is known, has an observer of its own."""
+    """Test that an element taken from a chunk by its index has an observer of its own."""
     text = f"""
 graph(%self, %x : Tensor):
 {constants(n=2, one=1)}
@@ -314,7 +318,7 @@ graph(%self, %x : Tensor):
 
 
 def test_a_cat_observes_each_element_of_its_list_once() -> None:
-    """Test that the elements of a cat's list are observed, one that is in it twice or came integer only once."""
+    """Test that the elements of a cat's list are observed, and one that is in it twice only once."""
     text = f"""
 graph(%self, %x : Tensor, %z : Tensor):
 {constants(dim=0)}
@@ -369,7 +373,7 @@ graph(%self, %x : Tensor):
 
 
 def test_a_shared_weight_is_observed_for_each_op() -> None:
-    """Test that two ops that use one weight may have it in two qconfigs' ways: it has an observer for each."""
+    """Test that a weight which two ops use has an observer for each, as their qconfigs may differ."""
     text = f"""
 graph(%self, %x : Tensor):
 {constants(none=None)}
@@ -417,7 +421,9 @@ graph(%self, %x : Tensor, %choice : bool):
     assert observed_kinds(module) == ["aten::erf", "aten::hardswish"]
     FileCheck().check("aten::erf").check("prim::CallMethod").check("prim::If").check("block0").check(
         "aten::hardswish"
-    ).check("prim::CallMethod").check("->").check("block1").check_not("prim::CallMethod").run(graph_of(module))
+    ).check("prim::CallMethod").check("->").check("block1").check_not("prim::CallMethod").run(
+        graph_of(module)
+    )
     x = torch.randn(20)
     assert torch.equal(module(x, True), nn.functional.hardswish(x.erf()))
     inner = observer_of(module, calls(module)[1])
@@ -506,7 +512,7 @@ def quant_max(module: torch.jit.ScriptModule, kind: str) -> int:
     ],
 )
 def test_the_most_specific_module_path_wins(qconfigs: dict[str, QConfig], relu: int, linear: int) -> None:
-    """Test that an op is observed as the longest path says that leads to its module, whatever the order in the dict."""
+    """Test that the longest path that leads to an op's module decides, whatever the order in the dict."""
     for given in (qconfigs, dict(reversed(qconfigs.items()))):
         module = prepared(given)
         assert (quant_max(module, "aten::relu"), quant_max(module, "aten::linear")) == (relu, linear)
@@ -550,7 +556,7 @@ def test_a_module_whose_qconfig_is_none_gets_a_fence() -> None:
 
 
 def test_a_fenced_module_inside_an_observed_one() -> None:
-    """Test that None for an inner path keeps that part float, and a qconfig inside a float part makes one integer."""
+    """Test that a part of an integer model can stay float, and a part of a float model be integer."""
     inner_float = prepared({"": QCONFIG, "block": None})
     (conv,) = nodes_of(inner_float, "aten::conv2d")
     assert [use.user.kind() for use in conv.output().uses()] == ["aten::alias"]
