@@ -95,7 +95,6 @@ std::vector<OpRow> make_table() {
       same("aten::upsample_bilinear2d"),
       // Shape.
       same("aten::flatten.using_ints"),
-      same("aten::view"),
       same("aten::reshape"),
       same("aten::permute"),
       same("aten::transpose.int"),
@@ -201,6 +200,10 @@ std::vector<Value*> tensor_outputs(Node* node) {
     return {};
   }
   return {user->outputs().begin(), user->outputs().end()};
+}
+
+bool casts(const Node* node) {
+  return node->schema().argumentIndexWithName("dtype") && !node->namedInput("dtype")->mustBeNone();
 }
 
 std::optional<std::pair<double, double>> clamp_bounds(const Node* node, const OpRow& row) {

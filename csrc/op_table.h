@@ -57,6 +57,9 @@ std::vector<ActivationSlot> activation_slots(torch::jit::Node* node, const OpRow
 // the list goes elsewhere.
 std::vector<torch::jit::Value*> tensor_outputs(torch::jit::Node* node);
 
+// Whether the op is told to give another dtype than it takes, as mean(dtype=...) is: then it stays float.
+bool casts(const torch::jit::Node* node);
+
 // The bounds of a node whose row is a clamp; an absent bound is infinite. Nothing where they are not
 // constants.
 std::optional<std::pair<double, double>> clamp_bounds(const torch::jit::Node* node, const OpRow& row);

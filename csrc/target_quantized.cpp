@@ -55,6 +55,11 @@ bool feeds_plain_integers(const Context& context, Value* value) {
 }
 
 bool takes_plain_integers(const Context& context, const Lowering& lowering) {
+  // oneDNN's 3-d convolution has no relu, and not all of its opaque weights can be turned back into plain
+  // ones, which saving needs: such a convolution stays float where its own kernel is wrong.
+  if (lowering.node->kind() == c10::aten::conv3d) {
+    return false;
+  }
   const bool has_onednn = context.options.engine != "qnnpack";  // qnnpack is for processors without oneDNN
   if (!has_onednn || lowering.names.count("$weight_scales") == 0 ||
       lowering.names.count("$input_scale") == 0) {
@@ -62,6 +67,10 @@ bool takes_plain_integers(const Context& context, const Lowering& lowering) {
   }
   // Its neighbours do too, since between plain integers nothing has to be copied.
   return has_wrong_kernel(context, lowering.node) || feeds_plain_integers(context, lowering.node->output());
+}
+
+bool has_right_kernel(const Context& context, const Lowering& lowering) {
+  return !has_wrong_kernel(context, lowering.node);
 }
 
 std::string conv_recipe(const std::string& dimensions, const std::string& suffix) {
@@ -86,13 +95,13 @@ std::string plain_conv_recipe(const std::string& activation) {
 void add_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
   forms.push_back({.op = "aten::conv" + dimensions + "d",
                    .recipe = plain_conv_recipe("none"),
-                   // oneDNN's 3-d convolution has no relu; saturation does it.
-                   .relu_recipe = dimensions == "3" ? "" : plain_conv_recipe("relu"),
+                   .relu_recipe = plain_conv_recipe("relu"),
                    .suits = takes_plain_integers,
                    .reason = "fbgemm's depthwise kernels saturate or are slow"});
   forms.push_back({.op = "aten::conv" + dimensions + "d",
                    .recipe = conv_recipe(dimensions, ""),
-                   .relu_recipe = conv_recipe(dimensions, "_relu")});
+                   .relu_recipe = conv_recipe(dimensions, "_relu"),
+                   .suits = has_right_kernel});
 }
 
 std::vector<IntegerForm> make_forms() {

@@ -33,6 +33,12 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Value;
 
+// The dtype that a quantize gives; integer ops give quint8.
+at::ScalarType dtype_of(const Node* node) {
+  auto dtype = is_quantize(node) ? constant_of(node->input(3)) : std::nullopt;
+  return dtype ? static_cast<at::ScalarType>(dtype->toInt()) : at::kQUInt8;
+}
+
 // A value that holds the same as the node's output and makes the node needless, or nullptr.
 Value* shortcut(const Context& context, Node* node) {
   static const auto int_repr = c10::Symbol::fromQualString("aten::int_repr");
@@ -50,7 +56,9 @@ Value* shortcut(const Context& context, Node* node) {
   }
   if (is_quantize(node) && source->kind() == c10::aten::dequantize) {
     auto params = qparams_of(source->input());
-    return params && same_qparams(context, *params, qparams_of_quantize(node)) ? source->input() : nullptr;
+    const bool same = params && same_qparams(context, *params, qparams_of_quantize(node)) &&
+                      dtype_of(source->input()->node()) == dtype_of(node);
+    return same ? source->input() : nullptr;
   }
   return nullptr;
 }

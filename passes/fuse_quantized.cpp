@@ -72,9 +72,17 @@ std::optional<Weight> weight_params(const Context& context, const Node* quantize
                 constant(before, at::full({1}, zero_point->toInt(), at::kLong))};
 }
 
-// Whether the op is told to give another dtype than it takes.
-bool casts(const Node* node) {
-  return node->schema().argumentIndexWithName("dtype") && !node->namedInput("dtype")->mustBeNone();
+// Stock integer ops take quint8; what is quantized otherwise stays as it is.
+bool is_quint8(const Value* dequantized) {
+  if (!is_dequantize(dequantized)) {
+    return false;
+  }
+  const Node* source = dequantized->node()->input()->node();
+  if (!is_quantize(source)) {
+    return true;
+  }
+  auto dtype = constant_of(source->input(3));
+  return dtype && static_cast<at::ScalarType>(dtype->toInt()) == at::kQUInt8;
 }
 
 class Fuser {
@@ -83,13 +91,13 @@ class Fuser {
 
   void visit(Node* node) {
     const OpRow* row = find_row(node);
-    if (row == nullptr) {
+    if (row == nullptr || casts(node)) {
       return;
     }
     const auto slots = activation_slots(node, *row);
     const bool integer_inputs =
         !slots.empty() &&
-        std::all_of(slots.begin(), slots.end(), [](const auto& slot) { return is_dequantize(slot.value()); });
+        std::all_of(slots.begin(), slots.end(), [](const auto& slot) { return is_quint8(slot.value()); });
     if (!integer_inputs || (row->weight && !is_dequantize(node->namedInput(*row->weight)))) {
       return;
     }
@@ -101,13 +109,13 @@ class Fuser {
  private:
   // An op that keeps parameters runs on the integers as it is.
   bool move_to_integers(Node* node, const std::vector<ActivationSlot>& slots) {
-    if (casts(node)) {
-      return false;
-    }
     const auto outputs = tensor_outputs(node);
     const auto source = qparams_of(integers_of(slots[0].value()));
     std::vector<Node*> quantizes;
     for (Value* output : outputs) {
+      if (output->uses().empty()) {
+        continue;
+      }
       Node* user = only_user(output);
       if (user == nullptr || !is_quantize(user) || !source ||
           !same_qparams(context_, *source, qparams_of_quantize(user))) {
@@ -115,13 +123,16 @@ class Fuser {
       }
       quantizes.push_back(user);
     }
+    if (quantizes.empty()) {
+      return false;
+    }
     for (const auto& slot : slots) {
       slot.set(integers_of(slot.value()));
     }
     for (Node* quantize : quantizes) {
       quantize->output()->replaceAllUsesWith(quantize->input(0));
     }
-    return !quantizes.empty();
+    return true;
   }
 
   bool replace(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots) {

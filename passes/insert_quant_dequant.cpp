@@ -125,7 +125,8 @@ class Inserter {
   // Gives the outputs of ops that move values, or that have a known range, their parameters.
   void visit(Node* node) {
     const OpRow* row = find_row(node);
-    if (row == nullptr || row->output == Output::Observed || is_fenced(node) || !has_integer_form(*row)) {
+    if (row == nullptr || row->output == Output::Observed || is_fenced(node) || casts(node) ||
+        !has_integer_form(*row)) {
       return;
     }
     const auto slots = activation_slots(node, *row);

@@ -139,6 +139,11 @@ std::vector<RewriteRule> make_rules() {
        .pattern = "graph(%x, %size):\n  %y = aten::view(%x, %size)\n  return (%y)",
        .replacement = "graph(%x, %size):\n  %y = aten::reshape(%x, %size)\n  return (%y)",
        .condition = size_is_list},
+      {.name = "split by sizes",
+       .pattern = "graph(%x, %size, %dim):\n  %y = aten::split(%x, %size, %dim)\n  return (%y)",
+       .replacement = "graph(%x, %size, %dim):\n  %y : Tensor[] = aten::split_with_sizes(%x, %size, %dim)\n"
+                      "  return (%y)",
+       .condition = size_is_list},
       {.name = "relu6",
        .pattern = "graph(%x):\n  %y = aten::relu6(%x)\n  return (%y)",
        .replacement = "graph(%x):\n  %low : int = prim::Constant[value=0]()\n"

@@ -91,8 +91,8 @@ def check_within_a_step(
 ) -> None:
     """Both give the same numbers up to one step (or `steps`), most of them exactly.
 
-    Different kernels may round a value halfway between two integers either way, hence the step. A reference of
-    only a few values, with which anything might agree, is refused.
+    Different kernels may round a value halfway between two integers either way, hence the step. A reference
+    of only a few values, with which anything might agree, is refused.
     """
     with torch.no_grad():
         expected, found = before(*inputs), after(*inputs)

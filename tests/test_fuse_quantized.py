@@ -733,10 +733,23 @@ def test_a_convolution_on_plain_integers_has_the_same_numbers(
     assert run.count == 1
     plain = "aten::int_repr", "aten::int_repr", "onednn::qconv_prepack", PLAIN
     assert [op for op in ops_of(run.after) if op in plain] == list(plain)
-    FileCheck().check(PLAIN).check_next("aten::_make_per_tensor_quantized_tensor").check_next(
+    FileCheck().check(PLAIN).check_next("aten::_make_per_tensor_quantized_tensor").check(
         "aten::dequantize"
     ).run(graph_of(run.after))
+    # oneDNN has no relu behind a conv3d, which then stands by itself.
+    assert ("aten::relu" in ops_of(run.after)) == (relu and dimensions == 3)
     check_within_a_step(run.before, run.after, torch.randn(1, 104, *[5] * dimensions), step=0.03)
+
+
+@pytest.mark.parametrize("engine", ["x86", "fbgemm"])
+def test_a_dilated_depthwise_conv3d_stays_float(engine: str) -> None:
+    """Test that a conv3d whose packed weight oneDNN cannot give back for saving is left alone."""
+    text, attributes = convolution(torch.randn(104, 1, 3, 3, 3), groups=104, after=RELU)
+    text = text.replace("%padding, %ones, %groups", "%padding, %padding, %groups")
+    text = text.replace(constants(padding=[1] * 3), constants(padding=[2] * 3))
+    run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
+    assert run.count == 0
+    check_within_a_step(run.before, run.after, torch.randn(1, 104, 5, 5, 5), step=0.03)
 
 
 def test_weights_with_a_zero_point_are_not_computed_without_it() -> None:
@@ -811,16 +824,48 @@ BETWEEN = {
 }
 
 
-@pytest.mark.parametrize("order", ["before", "behind"])
+def between_convolutions(module: torch.jit.ScriptModule) -> list[str]:
+    """What stands between the two convolutions on plain integers, beside their weights."""
+    weights = ("aten::quantize_per_channel", "onednn::qconv_prepack")
+    ops = [
+        node.kind()
+        for node in nodes_of(module)
+        if node.kind().startswith(("aten::", "onednn::"))
+        and node.kind() not in weights
+        and not (node.kind() == "aten::int_repr" and node.inputsAt(0).node().kind() in weights)
+    ]
+    first, second = (i for i, op in enumerate(ops) if op == PLAIN)
+    return ops[first + 1 : second]
+
+
 @pytest.mark.parametrize("between", BETWEEN)
-def test_neighbours_of_a_depthwise_convolution_use_plain_integers_too(between: str, order: str) -> None:
-    """Test that the convolutions beside a depthwise one take plain integers, and give them."""
-    pair_of = (POINTWISE, DEPTHWISE) if order == "before" else (DEPTHWISE, POINTWISE)
-    run = run_with(FUSE, *two_convolutions(*pair_of, *BETWEEN[between]))
-    assert run.count == 2
-    found = [op for op in ops_of(run.after) if op in (PLAIN, QUANTIZED, "quantized::conv2d_relu")]
-    assert found == [PLAIN, PLAIN]
-    # The second rounds what the first rounded, so that a step there may be several here.
+def test_the_convolution_before_a_depthwise_one_gives_plain_integers(between: str) -> None:
+    """Test that a convolution whose output goes to oneDNN's kernel is computed there too, without copies."""
+    run = run_with((FUSE, "cancel_quant_pairs"), *two_convolutions(POINTWISE, DEPTHWISE, *BETWEEN[between]))
+    assert between_convolutions(run.after) == []
+    # The second rounds what the first rounded, so that a step there may be two here.
+    check_within_a_step(run.before, run.after, torch.randn(1, 104, 6, 6), step=0.05, steps=2)
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_a_convolution_behind_a_depthwise_one_is_right(between: str) -> None:
+    """Test that a convolution takes what oneDNN's kernel gave."""
+    run = run_with((FUSE, "cancel_quant_pairs"), *two_convolutions(DEPTHWISE, POINTWISE, *BETWEEN[between]))
+    assert "aten::conv2d" not in ops_of(run.after)
+    check_within_a_step(run.before, run.after, torch.randn(1, 104, 6, 6), step=0.05, steps=2)
+
+
+def test_the_convolutions_beside_padding_use_plain_integers_too() -> None:
+    """Test that between a convolution, uneven padding and a depthwise convolution nothing is copied."""
+    text, attributes = two_convolutions(POINTWISE, DEPTHWISE, "  %k : Tensor = aten::relu(%c)\n", (0.03, 0))
+    padding = (
+        constants(pad=[0, 1, 0, 1], no=0)
+        + "  %p : Tensor = aten::constant_pad_nd(%cd, %pad, %no)\n"
+        + pair("pd", "p", 0.03, 0)
+    )
+    text = text.replace("  %d : Tensor = aten::conv2d(%cd,", padding + "  %d : Tensor = aten::conv2d(%pd,")
+    run = run_with((FUSE, "cancel_quant_pairs"), text, attributes)
+    assert between_convolutions(run.after) == ["aten::constant_pad_nd"]
     check_within_a_step(run.before, run.after, torch.randn(1, 104, 6, 6), step=0.05, steps=2)
 
 

@@ -602,24 +602,6 @@ graph(%self, %x : Tensor, %n : Tensor):
     torch.testing.assert_close(h, nn.functional.hardswish(x), atol=0.05, rtol=0)
 
 
-def test_nothing_is_warned_of_when_all_was_observed() -> None:
-    """Test that a model that was calibrated as a whole converts without a word."""
-    module = prepared()
-    module(torch.randn(10, 4))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert run_pass(INSERT, module) == 4
-
-
-def test_a_module_that_was_run_runs_what_the_pass_made() -> None:
-    """Test that the calibrated module itself, which was compiled with its observers, can be run on."""
-    module = prepared()
-    x = torch.randn(10, 4)
-    expected = module(x)
-    run_pass(INSERT, module)
-    torch.testing.assert_close(module(x), expected, atol=0.1, rtol=0)
-
-
 def test_two_methods_are_converted() -> None:
     """Test that the observers of every method that is named are replaced."""
 

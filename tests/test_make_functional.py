@@ -230,19 +230,6 @@ def test_not_functional_in_a_loop() -> None:
     check_same_numbers(before, after, torch.randn(5))
 
 
-class AddsInPlace(nn.Module):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        z = torch.neg(x)
-        z += y
-        return torch.tanh(z)
-
-
-def test_result_keeps_its_dtype() -> None:
-    """Test that a wider operand does not widen the result, as it does not in-place."""
-    network = AddsInPlace()
-    check_same_numbers(network, canonical(network), torch.randn(5), torch.randn(5).double())
-
-
 def test_dropout_in_place_goes_in_the_pipeline() -> None:
     """Test that a dropout in-place in evaluation mode leaves nothing."""
     after = canonical(nn.Sequential(nn.Tanh(), nn.Dropout(0.5, inplace=True), nn.ReLU(inplace=True)))

@@ -464,12 +464,12 @@ CLAMPS = {
     "clamp_min at 0.0": ("aten::clamp_min(%x, %nought)", "aten::relu", []),
     "clamp from 0": ("aten::clamp(%x, %zero, %none)", "aten::relu", []),
     "clamp from 0.0": ("aten::clamp(%x, %nought, %none)", "aten::relu", []),
-    "clamp": ("aten::clamp(%x, %low, %high)", "aten::hardtanh", [-0.5, 1]),
 }
 
 NOT_CLAMPS = {
     "clamp_min elsewhere": "aten::clamp_min(%x, %half)",
     "clamp_min at an input": "aten::clamp_min(%x, %v)",
+    "clamp with two bounds": "aten::clamp(%x, %low, %high)",  # which is not hardtanh for integers
     "clamp with an upper bound": "aten::clamp(%x, %none, %high)",
     "clamp with another lower bound": "aten::clamp(%x, %half, %none)",
     "clamp with an unknown bound": "aten::clamp(%x, %low, %v)",
@@ -492,7 +492,7 @@ def test_clamp(name: str) -> None:
 
 @pytest.mark.parametrize("name", NOT_CLAMPS)
 def test_clamp_stays(name: str) -> None:
-    """Test that a clamp with one bound or an unknown one stays."""
+    """Test that a clamp that is neither relu nor relu6 stays."""
     op = NOT_CLAMPS[name].split("(")[0]
     before, after, _ = normalized(
         f"{BOUNDS}  %y : Tensor = {NOT_CLAMPS[name]}", inputs="%x : Tensor, %v : float", count=0
@@ -531,7 +531,7 @@ def test_network_with_clamps(traced: bool) -> None:
     network = Activations()
     after = canonical(network, torch.randn(5)) if traced else canonical(network)
     clamps = [op for op in ops_of(after) if op not in ("aten::add", "aten::sub")]
-    assert sorted(clamps) == ["aten::hardtanh", "aten::hardtanh", "aten::relu", "aten::relu"]
+    assert sorted(clamps) == ["aten::clamp", "aten::hardtanh", "aten::relu", "aten::relu"]
     check_same_numbers(network, after, torch.linspace(-8, 8, 33))
 
 

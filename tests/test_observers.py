@@ -217,13 +217,11 @@ def test_inference_mode_may_end_between_batches(make):
 
 @pytest.mark.parametrize("make", [*ACTIVATION_OBSERVERS, *WEIGHT_OBSERVERS])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_float_types_are_recorded_as_float32(make, dtype):
-    """Test that other float types give what the same values give in float32."""
-    x = torch.randn(4, 64).to(dtype)
-    observer = watched(torch.jit.script(make()), x)
-    expected = watched(make(), x.float())
-    assert observer.min_val.dtype == observer.max_val.dtype == torch.float32
-    assert all(map(torch.equal, observer.calculate_qparams(), expected.calculate_qparams()))
+def test_other_float_types_pass_through(make, dtype):
+    """Test that other float types, for which there are no integer ops, are not recorded."""
+    observer = watched(torch.jit.script(make()), torch.randn(4, 64).to(dtype))
+    assert observer.min_val.numel() == 0
+    assert observer.max_val.numel() == 0
 
 
 # The formulas
