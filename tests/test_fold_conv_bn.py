@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import FileCheck
 
 from jitquant import QuantizationError, fuse_conv_bn_jit
-from jitquant.passes import parse_ir, run_pass
+from jitquant.passes import run_pass
 from jitquant.pipeline import FUSE_PASSES, run_passes
 from tests.graphs import (
     Run,

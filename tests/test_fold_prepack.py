@@ -94,8 +94,6 @@ CASES = {
     "plain conv2d, per tensor": lambda: convolution(2, groups=104, per_channel=False),
     "plain conv2d, dilated": lambda: convolution(2, groups=104, dilation=2),
     "plain conv2d, without bias": lambda: convolution(2, groups=104, bias=False),
-    "plain conv3d, depthwise": lambda: convolution(3, groups=104),
-    "plain conv3d, per tensor": lambda: convolution(3, groups=104, per_channel=False),
 }
 
 
