@@ -204,7 +204,8 @@ def quantize_jit(
     if stop_early is None:
         # Each observer is a call that the optimizing executor would inline and specialize first, which takes
         # longer than all of calibration.
-        with torch.no_grad(), torch.jit.optimized_execution(False), _calibration_progress(work):
+        unoptimized = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+        with torch.no_grad(), unoptimized, _calibration_progress(work):
             run_fn(work, *run_args)
         convert_jit(
             work,
