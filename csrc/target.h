@@ -51,6 +51,9 @@ const IntegerForm* choose_form(const Context& context, const Lowering& lowering)
 bool has_integer_form(const OpRow& row);
 bool runs_as_it_is(const OpRow& row);
 
+// Whether ATen's kernel for quantized tensors is right on that engine.
+bool engine_runs(const std::string& engine, const torch::jit::Node* node);
+
 // Inserts the statements of the form before `before` and gives the result.
 torch::jit::Value* build_form(const IntegerForm& form, const Lowering& lowering, torch::jit::Node* before);
 

@@ -1,4 +1,6 @@
 // The `quantized` target: ATen's quantized tensors and quantized:: ops, all of which stock torch has.
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "csrc/graph_edit.h"
@@ -65,12 +67,15 @@ bool takes_plain_integers(const Context& context, const Lowering& lowering) {
       lowering.names.count("$input_scale") == 0) {
     return false;
   }
-  // Its neighbours do too, since between plain integers nothing has to be copied.
+  // What leads to one does too, since between plain integers nothing has to be copied.
   return has_wrong_kernel(context, lowering.node) || feeds_plain_integers(context, lowering.node->output());
 }
 
 bool has_right_kernel(const Context& context, const Lowering& lowering) {
-  return !has_wrong_kernel(context, lowering.node);
+  const auto& engine = context.options.engine;
+  const bool lacks_it = (engine == "qnnpack" && lowering.node->kind() == c10::aten::conv3d) ||
+                        (engine == "onednn" && lowering.names.count("$weight_scales") == 0);
+  return !lacks_it && !has_wrong_kernel(context, lowering.node);
 }
 
 std::string conv_recipe(const std::string& dimensions, const std::string& suffix) {
@@ -143,6 +148,14 @@ std::vector<IntegerForm> make_forms() {
 const std::vector<IntegerForm>& quantized_forms() {
   static const std::vector<IntegerForm> forms = make_forms();
   return forms;
+}
+
+bool engine_runs(const std::string& engine, const torch::jit::Node* node) {
+  // qnnpack has no kernel for the first, and wrong ones for the others.
+  static const std::vector<c10::Symbol> not_on_qnnpack{c10::aten::max_pool3d, c10::aten::hardtanh,
+                                                       c10::aten::clamp, c10::aten::avg_pool2d};
+  return engine != "qnnpack" ||
+         std::find(not_on_qnnpack.begin(), not_on_qnnpack.end(), node->kind()) == not_on_qnnpack.end();
 }
 
 const std::vector<std::string>& prepack_ops() {

@@ -91,7 +91,7 @@ class Fuser {
 
   void visit(Node* node) {
     const OpRow* row = find_row(node);
-    if (row == nullptr || casts(node)) {
+    if (row == nullptr || casts(node) || !engine_runs(context_.options.engine, node)) {
       return;
     }
     const auto slots = activation_slots(node, *row);
