@@ -147,14 +147,18 @@ class Fuser {
       return false;
     }
     lowering.relu = clamp != nullptr && clamp->kind() == c10::aten::relu && !form->relu_recipe.empty();
+    const bool clamp_is_left = clamp != nullptr && !lowering.relu &&
+                               !saturates_within(context_, quantize, *clamp_bounds(clamp, *find_row(clamp)));
+    if (clamp_is_left && !engine_runs(context_.options.engine, clamp)) {
+      return false;
+    }
     for (const auto& slot : slots) {
       if (slot.node != node) {
         slot.set(integers_of(slot.value()));
       }
     }
     Value* result = build_form(*form, lowering, quantize);
-    if (clamp != nullptr && !lowering.relu &&
-        !saturates_within(context_, quantize, *clamp_bounds(clamp, *find_row(clamp)))) {
+    if (clamp_is_left) {
       result = clamp_integers(clamp, result);
     }
     quantize->output()->replaceAllUsesWith(result);
