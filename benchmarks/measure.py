@@ -46,6 +46,7 @@ def interleaved_medians(contenders: dict[str, Callable[[], object]], rounds: int
                 call()
         for _ in range(rounds):
             for name, call in contenders.items():
+                call()  # not counted: what ran before has filled the caches
                 start = time.perf_counter()
                 call()
                 times[name].append(1000 * (time.perf_counter() - start))
