@@ -53,7 +53,7 @@ bench: $(STAMPS)/extension $(STAMPS)/extra-test $(STAMPS)/torchvision
 build: $(STAMPS)/extension
 
 clean:
-	rm -rf build dist $(OUT) *.egg-info jitquant/*.so jitquant/_build_info.py $(STAMPS)/extension
+	rm -rf build dist $(OUT) *.egg-info jitquant/*.so jitquant/lib jitquant/_build_info.py $(STAMPS)/extension
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find jitquant tests tutorials benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -71,7 +71,7 @@ $(STAMPS)/torch: $(STAMPS)/venv
 	@touch $@
 
 # The folders are prerequisites too, so that a file removed counts as a change. torch calls ccache if it is there.
-$(STAMPS)/extension: $(STAMPS)/torch setup.py pyproject.toml $(CPP_FOLDERS) $(CPP_FILES)
+$(STAMPS)/extension: $(STAMPS)/torch $(STAMPS)/extra-native setup.py pyproject.toml $(CPP_FOLDERS) $(CPP_FILES)
 	@echo "== compiling jitquant._C (some minutes the first time)"
 	@$(PIP) install --no-build-isolation -e .
 	@touch $@

@@ -1,0 +1,197 @@
+// conv: convolution and transposed convolution in one, two or three dimensions, with what follows it.
+#include <ATen/ATen.h>
+
+#include "csrc/runtime/onednn.h"
+
+namespace jitquant::runtime {
+
+namespace {
+
+using dnnl::memory;
+
+class Conv final : public Kernel {
+ public:
+  explicit Conv(Spec given)
+      : Kernel(std::move(given)),
+        stride_(spec_.ints("stride")),
+        padding_(spec_.ints("padding")),
+        dilation_(spec_.ints("dilation")),
+        groups_(spec_.integer("groups")),
+        transposed_(spec_.has("output_padding")),
+        weight_(spec_.tensors.at(0)),
+        spatial_(static_cast<int64_t>(stride_.size())) {
+    require_integer_products(name());
+  }
+
+ protected:
+  void accept(Inputs& inputs) const override {
+    const at::Tensor& input = inputs[0];
+    TORCH_CHECK(input.dim() == spatial_ + 2, "jitquant::", name(), ": the input has ", input.dim(),
+                " dimensions and ", spatial_ + 2, " are needed (batch, channels, ", spatial_,
+                " of space); call unsqueeze(0) for a batch of one");
+    const int64_t channels = transposed_ ? weight_.size(0) : weight_.size(1) * groups_;
+    TORCH_CHECK(input.size(1) == channels, "jitquant::", name(), ": the input has ", input.size(1),
+                " channels and the weight takes ", channels, "; give it what the model was made for");
+    require_bytes(input, name());
+    for (auto& tensor : inputs) {
+      tensor = in_layout(tensor, Layout::ChannelsLast);
+    }
+  }
+
+  std::shared_ptr<Plan> make_plan(Tensors inputs) override {
+    auto plan = std::make_shared<Plan>();
+    const Tail tail(spec_, "other");
+    plan->sizes = output_sizes(inputs[0].sizes());
+    plan->dtype = tail.dtype;
+    if (inputs.size() > 1) {
+      check_other(inputs[1], *plan);
+      plan->overwrites = 1;
+    }
+    if (c10::multiply_integers(plan->sizes) == 0) {
+      return plan;
+    }
+    const auto src = desc_of(inputs[0].sizes(), at::kByte, Layout::ChannelsLast);
+    const auto dst = desc_of(plan->sizes, tail.dtype, Layout::ChannelsLast);
+    const at::Tensor weight = grouped_weight();
+    const auto weights = any_desc(weight.sizes(), at::kChar);
+    const memory::desc bias({plan->sizes[1]}, memory::data_type::f32, memory::format_tag::x);
+
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    attributes.set_scales_mask(DNNL_ARG_WEIGHTS, groups_ > 1 ? 3 : 1);
+    attributes.set_post_ops(tail.ops);
+    const bool shifts_in_padding = input_zero_point() != 0 && is_padded();
+    if (shifts_in_padding) {
+      attributes.set_zero_points_mask(DNNL_ARG_SRC, 0);
+      plan->constants.emplace_back(DNNL_ARG_ATTR_ZERO_POINTS | DNNL_ARG_SRC,
+                                   constant_memory(static_cast<int32_t>(input_zero_point())));
+    }
+    const memory::dims before(padding_.begin(), padding_.end());
+    memory::dims dilation;
+    for (const int64_t step : dilation_) {
+      dilation.push_back(step - 1);
+    }
+    plan->inputs.emplace_back(DNNL_ARG_SRC, src);
+    plan->output.second = dst;
+    auto add_constants = [&](const memory::desc& asked) {
+      plan->constants.emplace_back(DNNL_ARG_WEIGHTS, packed_for(weight, asked));
+    };
+    if (transposed_) {
+      const dnnl::deconvolution_forward::primitive_desc desc(
+          engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::deconvolution_direct, src, weights,
+          bias, dst, stride_, dilation, before, padding_after(inputs[0].sizes(), plan->sizes), attributes);
+      add_constants(desc.weights_desc());
+      finish<dnnl::deconvolution_forward>(*plan, desc);
+    } else {
+      const dnnl::convolution_forward::primitive_desc desc(
+          engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, src, weights,
+          bias, dst, stride_, dilation, before, before, attributes);
+      add_constants(desc.weights_desc());
+      finish<dnnl::convolution_forward>(*plan, desc);
+    }
+    add_numbers(*plan, tail, /*fold_zero_point=*/!shifts_in_padding);
+    plan->multiply_adds = (transposed_ ? inputs[0].numel() : c10::multiply_integers(plan->sizes)) *
+                          (weight_.numel() / weight_.size(0));
+    return plan;
+  }
+
+ private:
+  int64_t input_zero_point() const { return spec_.qparams("input")->zero_point; }
+
+  bool is_padded() const {
+    return transposed_ || std::any_of(padding_.begin(), padding_.end(), [](int64_t p) { return p != 0; });
+  }
+
+  int64_t extent(size_t i) const {
+    return dilation_[i] * (weight_.size(static_cast<int64_t>(i) + 2) - 1) + 1;
+  }
+
+  std::vector<int64_t> output_sizes(c10::IntArrayRef input) const {
+    std::vector<int64_t> sizes{input[0], transposed_ ? weight_.size(1) * groups_ : weight_.size(0)};
+    const auto extra = transposed_ ? spec_.ints("output_padding") : std::vector<int64_t>(stride_.size(), 0);
+    for (size_t i = 0; i < stride_.size(); ++i) {
+      const int64_t size = input[i + 2];
+      const int64_t given = transposed_ ? (size - 1) * stride_[i] - 2 * padding_[i] + extent(i) + extra[i]
+                                        : (size + 2 * padding_[i] >= extent(i)
+                                               ? (size + 2 * padding_[i] - extent(i)) / stride_[i] + 1
+                                               : 0);
+      TORCH_CHECK(given > 0, "jitquant::", name(), ": an input of ", input,
+                  " is smaller than the kernel; give it a larger one");
+      sizes.push_back(given);
+    }
+    return sizes;
+  }
+
+  memory::dims padding_after(c10::IntArrayRef input, const std::vector<int64_t>& output) const {
+    memory::dims after;
+    for (size_t i = 0; i < stride_.size(); ++i) {
+      after.push_back((input[i + 2] - 1) * stride_[i] + extent(i) - output[i + 2] - padding_[i]);
+    }
+    return after;
+  }
+
+  void check_other(const at::Tensor& other, const Plan& plan) const {
+    TORCH_CHECK(other.sizes() == c10::IntArrayRef(plan.sizes), "jitquant::", name(), ": cannot add ",
+                other.sizes(), " to a result of ", plan.sizes, "; both have to have the same sizes");
+    TORCH_CHECK(other.scalar_type() == plan.dtype, "jitquant::", name(), ": cannot add ", other.scalar_type(),
+                " in the place of ", plan.dtype);
+  }
+
+  // [groups, output, input, ...] where there are groups, and output before input in a transposed one.
+  at::Tensor grouped_weight() const {
+    std::vector<int64_t> sizes = weight_.sizes().vec();
+    if (groups_ == 1) {
+      return transposed_ ? weight_.transpose(0, 1) : weight_;
+    }
+    sizes[0] /= groups_;
+    sizes.insert(sizes.begin(), groups_);
+    const at::Tensor grouped = weight_.view(sizes);
+    return transposed_ ? grouped.transpose(1, 2) : grouped;
+  }
+
+  // Weights are packed once, and again only where another shape asks for another layout.
+  memory packed_for(const at::Tensor& weight, const memory::desc& asked) {
+    for (const auto& known : packed_) {
+      if (known.get_desc() == asked) {
+        return known;
+      }
+    }
+    packed_.push_back(packed(weight, asked));
+    return packed_.back();
+  }
+
+  // Scales of the weights with all that is linear folded in, and the biases.
+  void add_numbers(Plan& plan, const Tail& tail, bool fold_zero_point) const {
+    const double input_scale = spec_.qparams("input")->scale;
+    const at::Tensor factors =
+        spec_.tensors.at(1).to(at::kDouble) * (input_scale * tail.factor);  // one, or one for each channel
+    at::Tensor bias = at::zeros({plan.sizes[1]}, at::kDouble);
+    if (spec_.tensors.size() > 2) {
+      bias = spec_.tensors[2].to(at::kDouble) * tail.factor;
+    }
+    if (fold_zero_point && input_zero_point() != 0) {
+      const at::Tensor sums = weight_.flatten(1).to(at::kDouble).sum(1);
+      bias = bias - sums * factors * static_cast<double>(input_zero_point());
+    }
+    const at::Tensor scales = factors.expand({plan.sizes[1]}).to(at::kFloat).contiguous();
+    bias = (bias + tail.shift).to(at::kFloat).contiguous();
+    const memory::desc line({plan.sizes[1]}, memory::data_type::f32, memory::format_tag::x);
+    plan.constants.emplace_back(DNNL_ARG_BIAS, constant_memory(bias, line));
+    plan.constants.emplace_back(DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, constant_memory(scales, line));
+  }
+
+  const std::vector<int64_t> stride_;
+  const std::vector<int64_t> padding_;
+  const std::vector<int64_t> dilation_;
+  const int64_t groups_;
+  const bool transposed_;
+  const at::Tensor weight_;  // int8, as torch has it
+  const int64_t spatial_;
+  std::vector<memory> packed_;
+};
+
+JITQUANT_KERNEL(Conv, "conv");
+
+}  // namespace
+
+}  // namespace jitquant::runtime

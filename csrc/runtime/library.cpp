@@ -1,0 +1,194 @@
+// What the op library registers with libtorch: the class of kernels, ops that make them, and ops that run
+// them. Loading the library is all it takes.
+#include <ATen/ATen.h>
+#include <torch/custom_class.h>
+#include <torch/library.h>
+
+#include "csrc/runtime/kernel.h"
+
+namespace jitquant::runtime {
+
+namespace {
+
+using KernelPtr = c10::intrusive_ptr<Kernel>;
+using Ints = std::vector<int64_t>;
+using MaybeTensor = std::optional<at::Tensor>;
+
+Spec new_spec(const std::string& kernel, const std::string& activation) {
+  Spec spec;
+  spec.set("kernel", kernel);
+  if (!activation.empty()) {
+    spec.set("activation", activation);
+  }
+  return spec;
+}
+
+void set_output(Spec& spec, std::optional<double> scale, int64_t zero_point) {
+  if (scale) {
+    spec.set("output", QParams{*scale, zero_point});
+  }
+}
+
+void set_other(Spec& spec, bool sum, std::optional<double> scale, int64_t zero_point) {
+  if (sum) {
+    spec.set("sum", "1");
+    spec.set("other", QParams{scale.value_or(1), zero_point});
+  }
+}
+
+void set_weight(Spec& spec, const at::Tensor& weight, const at::Tensor& scales, const MaybeTensor& bias) {
+  TORCH_CHECK(weight.scalar_type() == at::kChar, "jitquant: a weight has to be int8, and this one is ",
+              weight.scalar_type());
+  spec.tensors = {weight.contiguous(), scales};
+  if (bias) {
+    spec.tensors.push_back(*bias);
+  }
+}
+
+KernelPtr conv_prepack(const at::Tensor& weight, const at::Tensor& weight_scales, const MaybeTensor& bias,
+                       const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+                       double input_scale, int64_t input_zero_point, std::optional<double> scale,
+                       int64_t zero_point, const std::string& activation, bool sum,
+                       std::optional<double> other_scale, int64_t other_zero_point,
+                       const std::optional<Ints>& output_padding) {
+  Spec spec = new_spec("conv", activation);
+  set_weight(spec, weight, weight_scales, bias);
+  spec.set("stride", stride);
+  spec.set("padding", padding);
+  spec.set("dilation", dilation);
+  spec.set("groups", Ints{groups});
+  spec.set("input", QParams{input_scale, input_zero_point});
+  set_output(spec, scale, zero_point);
+  set_other(spec, sum, other_scale, other_zero_point);
+  if (output_padding) {
+    spec.set("output_padding", *output_padding);
+  }
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr linear_prepack(const at::Tensor& weight, const at::Tensor& weight_scales, const MaybeTensor& bias,
+                         double input_scale, int64_t input_zero_point, std::optional<double> scale,
+                         int64_t zero_point, const std::string& activation, bool sum,
+                         std::optional<double> other_scale, int64_t other_zero_point) {
+  Spec spec = new_spec("linear", activation);
+  set_weight(spec, weight, weight_scales, bias);
+  spec.set("input", QParams{input_scale, input_zero_point});
+  set_output(spec, scale, zero_point);
+  set_other(spec, sum, other_scale, other_zero_point);
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr binary_prepack(const std::string& kind, double input_scale, int64_t input_zero_point,
+                         double other_scale, int64_t other_zero_point, std::optional<double> scale,
+                         int64_t zero_point, const std::string& activation) {
+  Spec spec = new_spec(kind, activation);
+  spec.set("input", QParams{input_scale, input_zero_point});
+  spec.set("other", QParams{other_scale, other_zero_point});
+  set_output(spec, scale, zero_point);
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr activation_prepack(double input_scale, int64_t input_zero_point, std::optional<double> scale,
+                             int64_t zero_point, const std::string& activation) {
+  Spec spec = new_spec("activation", activation);
+  spec.set("input", QParams{input_scale, input_zero_point});
+  set_output(spec, scale, zero_point);
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr pool_prepack(const std::string& kind, const Ints& window, const Ints& stride, const Ints& padding,
+                       const Ints& dilation, bool ceil_mode, bool count_include_pad) {
+  Spec spec = new_spec("pool", "");
+  const size_t rank = window.size();
+  auto for_each_axis = [&](const Ints& given) { return given.size() == 1 ? Ints(rank, given[0]) : given; };
+  spec.set("kind", kind);
+  spec.set("window", window);
+  spec.set("stride", stride.empty() ? window : for_each_axis(stride));
+  spec.set("padding", for_each_axis(padding));
+  spec.set("dilation", for_each_axis(dilation));
+  if (ceil_mode) {
+    spec.set("ceil_mode", "1");
+  }
+  if (count_include_pad) {
+    spec.set("count_include_pad", "1");
+  }
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr adaptive_avg_pool_prepack(const Ints& size) {
+  Spec spec = new_spec("adaptive_avg_pool", "");
+  spec.set("size", size);
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr quantize_prepack(double scale, int64_t zero_point) {
+  Spec spec = new_spec("quantize", "");
+  spec.set("output", QParams{scale, zero_point});
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr dequantize_prepack(double scale, int64_t zero_point) {
+  Spec spec = new_spec("dequantize", "");
+  spec.set("input", QParams{scale, zero_point});
+  return make_kernel(std::move(spec));
+}
+
+// The same kernel, but its result takes the memory of what it adds.
+KernelPtr in_place(const KernelPtr& kernel) {
+  Spec spec = kernel->spec();
+  spec.set("in_place", "1");
+  return make_kernel(std::move(spec));
+}
+
+at::Tensor run_one(const at::Tensor& input, const KernelPtr& kernel) { return kernel->run({input}); }
+
+at::Tensor run_two(const at::Tensor& input, const at::Tensor& other, const KernelPtr& kernel) {
+  return kernel->run({input, other});
+}
+
+at::Tensor run_list(const std::vector<at::Tensor>& tensors, const KernelPtr& kernel) {
+  return kernel->run(tensors);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(jitquant, library) {
+  using State = std::tuple<std::string, std::vector<at::Tensor>>;
+  library.class_<Kernel>("Kernel")
+      .def("spec", [](const KernelPtr& self) { return self->spec().text(); })
+      .def("implementation", [](const KernelPtr& self) { return self->implementation(); })
+      .def("multiply_adds", [](const KernelPtr& self) { return self->multiply_adds(); })
+      .def_pickle([](const KernelPtr& self) { return State(self->spec().text(), self->spec().tensors); },
+                  [](const State& state) {
+                    Spec spec(std::get<0>(state));
+                    spec.tensors = std::get<1>(state);
+                    return make_kernel(std::move(spec));
+                  });
+  library.def("conv_prepack", conv_prepack);
+  library.def("linear_prepack", linear_prepack);
+  library.def("binary_prepack", binary_prepack);
+  library.def("activation_prepack", activation_prepack);
+  library.def("pool_prepack", pool_prepack);
+  library.def("adaptive_avg_pool_prepack", adaptive_avg_pool_prepack);
+  library.def("quantize_prepack", quantize_prepack);
+  library.def("dequantize_prepack", dequantize_prepack);
+  library.def("in_place", in_place);
+  const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
+  for (const char* name : {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool",
+                           "adaptive_avg_pool", "quantize", "dequantize"}) {
+    library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
+  }
+  for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "add", "mul"}) {
+    library.def((std::string(name) + "(Tensor input, Tensor other, " + kernel).c_str(), run_two);
+  }
+  for (const char* name : {"conv1d_add_", "conv2d_add_", "conv3d_add_", "linear_add_"}) {
+    library.def(
+        (std::string(name) +
+         "(Tensor input, Tensor(a!) other, __torch__.torch.classes.jitquant.Kernel kernel) -> Tensor(a!)")
+            .c_str(),
+        run_two);
+  }
+  library.def(("cat(Tensor[] tensors, " + kernel).c_str(), run_list);
+}
+
+}  // namespace jitquant::runtime

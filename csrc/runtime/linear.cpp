@@ -1,0 +1,105 @@
+// linear: a matrix product with a weight, with what follows it. matmul: a product of two activations.
+#include <ATen/ATen.h>
+
+#include "csrc/runtime/onednn.h"
+
+namespace jitquant::runtime {
+
+namespace {
+
+using dnnl::memory;
+
+class Linear final : public Kernel {
+ public:
+  explicit Linear(Spec given) : Kernel(std::move(given)), weight_(spec_.tensors.at(0)) {
+    require_integer_products(name());
+  }
+
+ protected:
+  void accept(Inputs& inputs) const override {
+    const at::Tensor& input = inputs[0];
+    TORCH_CHECK(input.dim() > 0 && input.size(-1) == weight_.size(1), "jitquant::", name(),
+                ": the input has ", input.dim() > 0 ? input.size(-1) : 0, " features and the weight takes ",
+                weight_.size(1), "; give it what the model was made for");
+    require_bytes(input, name());
+    for (auto& tensor : inputs) {
+      tensor = tensor.contiguous();
+    }
+  }
+
+  std::shared_ptr<Plan> make_plan(Tensors inputs) override {
+    auto plan = std::make_shared<Plan>();
+    const Tail tail(spec_, "other");
+    plan->sizes = inputs[0].sizes().vec();
+    plan->sizes.back() = weight_.size(0);
+    plan->layout = Layout::Contiguous;
+    plan->dtype = tail.dtype;
+    if (inputs.size() > 1) {
+      TORCH_CHECK(
+          inputs[1].sizes() == c10::IntArrayRef(plan->sizes) && inputs[1].scalar_type() == plan->dtype,
+          "jitquant::", name(), ": cannot add ", inputs[1].sizes(), " of ", inputs[1].scalar_type(),
+          " to a result of ", plan->sizes, " of ", plan->dtype);
+      plan->overwrites = 1;
+    }
+    if (c10::multiply_integers(plan->sizes) == 0) {
+      return plan;
+    }
+    const int64_t rows = inputs[0].numel() / weight_.size(1);
+    const auto src = desc_of({rows, weight_.size(1)}, at::kByte, Layout::Contiguous);
+    const auto dst = desc_of({rows, weight_.size(0)}, tail.dtype, Layout::Contiguous);
+    const memory::desc line({1, weight_.size(0)}, memory::data_type::f32, memory::format_tag::ab);
+
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    attributes.set_scales_mask(DNNL_ARG_WEIGHTS, 2);
+    attributes.set_post_ops(tail.ops);
+    const dnnl::matmul::primitive_desc desc(
+        engine(), src, any_desc({weight_.size(1), weight_.size(0)}, at::kChar), line, dst, attributes);
+    plan->inputs.emplace_back(DNNL_ARG_SRC, src);
+    plan->output.second = dst;
+    plan->constants.emplace_back(DNNL_ARG_WEIGHTS, packed_for(desc.weights_desc()));
+    add_numbers(*plan, tail);
+    finish<dnnl::matmul>(*plan, desc);
+    plan->multiply_adds = rows * weight_.numel();
+    return plan;
+  }
+
+ private:
+  memory packed_for(const memory::desc& asked) {
+    for (const auto& known : packed_) {
+      if (known.get_desc() == asked) {
+        return known;
+      }
+    }
+    packed_.push_back(packed(weight_.t(), asked));
+    return packed_.back();
+  }
+
+  void add_numbers(Plan& plan, const Tail& tail) const {
+    const QParams input = *spec_.qparams("input");
+    const at::Tensor factors = spec_.tensors.at(1).to(at::kDouble) * (input.scale * tail.factor);
+    at::Tensor bias = at::zeros({weight_.size(0)}, at::kDouble);
+    if (spec_.tensors.size() > 2) {
+      bias = spec_.tensors[2].to(at::kDouble) * tail.factor;
+    }
+    const at::Tensor sums = weight_.to(at::kDouble).sum(1);
+    bias = bias - sums * factors * static_cast<double>(input.zero_point) + tail.shift;
+    const at::Tensor scales = factors.expand({weight_.size(0)}).to(at::kFloat).contiguous();
+    plan.constants.emplace_back(
+        DNNL_ARG_BIAS,
+        constant_memory(bias.to(at::kFloat),
+                        {{1, weight_.size(0)}, memory::data_type::f32, memory::format_tag::ab}));
+    plan.constants.emplace_back(
+        DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS,
+        constant_memory(scales, {{weight_.size(0)}, memory::data_type::f32, memory::format_tag::x}));
+  }
+
+  const at::Tensor weight_;  // int8 [output, input]
+  std::vector<memory> packed_;
+};
+
+JITQUANT_KERNEL(Linear, "linear");
+
+}  // namespace
+
+}  // namespace jitquant::runtime

@@ -1,0 +1,187 @@
+#include "csrc/runtime/onednn.h"
+
+#include <cstring>
+
+#include <ATen/ATen.h>
+
+namespace jitquant::runtime {
+
+namespace {
+
+dnnl::memory owned(const dnnl::memory::desc& desc, const void* data) {
+  dnnl::memory memory(desc, engine());
+  std::memcpy(memory.get_data_handle(), data, desc.get_size());
+  return memory;
+}
+
+}  // namespace
+
+void check(dnnl_status_t status, const char* what) {
+  TORCH_CHECK(status == dnnl_success, "jitquant: oneDNN could not ", what, " (status ",
+              static_cast<int>(status), ")");
+}
+
+dnnl::memory::data_type data_type(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kByte:
+      return dnnl::memory::data_type::u8;
+    case at::kChar:
+      return dnnl::memory::data_type::s8;
+    case at::kInt:
+      return dnnl::memory::data_type::s32;
+    default:
+      return dnnl::memory::data_type::f32;
+  }
+}
+
+std::vector<int64_t> strides_of(c10::IntArrayRef sizes, Layout layout) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t next = 1;
+  const bool channels_last = layout == Layout::ChannelsLast && sizes.size() > 2;
+  if (channels_last) {
+    strides[1] = 1;
+    next = std::max<int64_t>(sizes[1], 1);
+  }
+  for (size_t i = sizes.size(); i-- > (channels_last ? 2 : 0);) {
+    strides[i] = next;
+    next *= std::max<int64_t>(sizes[i], 1);
+  }
+  if (channels_last) {
+    strides[0] = next;
+  }
+  return strides;
+}
+
+dnnl::memory::desc desc_of(c10::IntArrayRef sizes, at::ScalarType dtype, Layout layout) {
+  return {sizes.vec(), data_type(dtype), strides_of(sizes, layout)};
+}
+
+dnnl::memory::desc desc_of(const at::Tensor& tensor) {
+  return {tensor.sizes().vec(), data_type(tensor.scalar_type()), tensor.strides().vec()};
+}
+
+dnnl::memory::desc any_desc(c10::IntArrayRef sizes, at::ScalarType dtype) {
+  return {sizes.vec(), data_type(dtype), dnnl::memory::format_tag::any};
+}
+
+at::Tensor in_layout(const at::Tensor& tensor, Layout layout) {
+  if (layout == Layout::Contiguous || tensor.dim() < 3) {
+    return tensor.contiguous();
+  }
+  if (tensor.dim() == 4) {
+    return tensor.contiguous(at::MemoryFormat::ChannelsLast);
+  }
+  if (tensor.dim() == 5) {
+    return tensor.contiguous(at::MemoryFormat::ChannelsLast3d);
+  }
+  return tensor.transpose(1, 2).contiguous().transpose(1, 2);
+}
+
+dnnl::memory constant_memory(float value) {
+  return owned({{1}, dnnl::memory::data_type::f32, dnnl::memory::dims{1}}, &value);
+}
+
+dnnl::memory constant_memory(int32_t value) {
+  return owned({{1}, dnnl::memory::data_type::s32, dnnl::memory::dims{1}}, &value);
+}
+
+dnnl::memory constant_memory(const at::Tensor& tensor, const dnnl::memory::desc& desc) {
+  return owned(desc, tensor.contiguous().const_data_ptr());
+}
+
+dnnl::memory packed(const at::Tensor& tensor, const dnnl::memory::desc& asked) {
+  const at::Tensor plain = tensor.contiguous();
+  dnnl::memory from(desc_of(plain), engine(), const_cast<void*>(plain.const_data_ptr()));
+  dnnl::memory to(asked, engine());
+  dnnl::stream here(engine());
+  dnnl::reorder(from, to).execute(here, from, to);
+  here.wait();
+  return to;
+}
+
+std::pair<double, double> integer_bounds(at::ScalarType dtype) {
+  return dtype == at::kByte ? std::pair(0.0, 255.0) : std::pair(-128.0, 127.0);
+}
+
+void append_activation(dnnl::post_ops& ops, const Activation& activation) {
+  using dnnl::algorithm;
+  const auto& name = activation.name;
+  auto argument = [&](size_t i) { return static_cast<float>(activation.arguments.at(i)); };
+  if (name == "clip") {
+    ops.append_eltwise(algorithm::eltwise_clip, argument(0), argument(1));
+  } else if (name == "hardswish") {
+    ops.append_eltwise(algorithm::eltwise_hardswish, 1.0F / 6, 0.5F);
+  } else if (name == "hardsigmoid") {
+    ops.append_eltwise(algorithm::eltwise_hardsigmoid, 1.0F / 6, 0.5F);
+  } else if (name == "swish") {
+    ops.append_eltwise(algorithm::eltwise_swish, 1, 0);
+  } else if (name == "sigmoid") {
+    ops.append_eltwise(algorithm::eltwise_logistic, 0, 0);
+  } else if (name == "tanh") {
+    ops.append_eltwise(algorithm::eltwise_tanh, 0, 0);
+  } else if (name == "gelu") {
+    ops.append_eltwise(algorithm::eltwise_gelu_erf, 0, 0);
+  } else if (name == "gelu_tanh") {
+    ops.append_eltwise(algorithm::eltwise_gelu_tanh, 0, 0);
+  } else if (name == "leaky_relu") {
+    ops.append_eltwise(algorithm::eltwise_relu, argument(0), 0);
+  } else if (name == "elu") {
+    ops.append_eltwise(algorithm::eltwise_elu, argument(0), 0);
+  } else {
+    TORCH_CHECK(name.empty(), "jitquant: no kernel has an activation '", name,
+                "'; load the op library of the version that made the file");
+  }
+}
+
+Tail::Tail(const Spec& spec, const char* other_name) {
+  const auto output = spec.qparams("output");
+  const auto other = spec.qparams(other_name);
+  const Activation activation = spec.activation();
+  dtype = !output ? at::kFloat : spec.has("signed_output") ? at::kChar : at::kByte;
+  const bool linear = output && (activation.name.empty() || activation.name == "clip");
+  if (linear) {
+    factor = 1 / output->scale;
+    shift = static_cast<double>(output->zero_point);
+  }
+  if (spec.has("sum")) {
+    // The other operand lies in the output's memory, so it has the output's dtype.
+    const double scale = other ? other->scale : 1.0;
+    ops.append_sum(static_cast<float>(scale * factor), 0, data_type(dtype));
+    shift -= other ? scale * factor * static_cast<double>(other->zero_point) : 0;
+  }
+  if (!linear) {
+    append_activation(ops, activation);
+    if (output) {
+      ops.append_eltwise(dnnl::algorithm::eltwise_linear, static_cast<float>(1 / output->scale),
+                         static_cast<float>(output->zero_point));
+    }
+    return;
+  }
+  if (!activation.name.empty()) {
+    const auto [lowest, highest] = integer_bounds(dtype);
+    const double low = activation.arguments.at(0) * factor + static_cast<double>(output->zero_point);
+    const double high = activation.arguments.at(1) * factor + static_cast<double>(output->zero_point);
+    // Rounding and saturation do the rest.
+    if (low > lowest + 0.5 || high < highest - 0.5) {
+      ops.append_eltwise(dnnl::algorithm::eltwise_clip, static_cast<float>(std::max(low, lowest)),
+                         static_cast<float>(std::min(high, highest)));
+    }
+  }
+}
+
+void require_bytes(const at::Tensor& input, const std::string& kernel) {
+  TORCH_CHECK(input.scalar_type() == at::kByte, "jitquant::", kernel, ": the input is ", input.scalar_type(),
+              " and has to be uint8; let jitquant::quantize make it");
+}
+
+void require_integer_products(const std::string& kernel) {
+  using dnnl::cpu_isa;
+  const cpu_isa isa = dnnl::get_effective_cpu_isa();
+  const bool saturates =
+      isa == cpu_isa::sse41 || isa == cpu_isa::avx || isa == cpu_isa::avx2 || isa == cpu_isa::avx512_core;
+  TORCH_CHECK(!saturates, "jitquant::", kernel,
+              " needs a processor with 8-bit dot products (AVX-512 VNNI or AVX-VNNI), and this one has none: "
+              "its sums would saturate; quantize the model with target=\"quantized\"");
+}
+
+}  // namespace jitquant::runtime

@@ -1,0 +1,139 @@
+// pool: maximum or average over windows. Both commute with the scale, so the integers keep it.
+#include <ATen/ATen.h>
+
+#include "csrc/runtime/onednn.h"
+
+namespace jitquant::runtime {
+
+namespace {
+
+using dnnl::memory;
+
+// What ATen would compute, on float copies of the integers: for what oneDNN has no primitive for.
+at::Tensor rounded(const at::Tensor& values) { return values.round_().to(at::kByte); }
+
+class Pool final : public Kernel {
+ public:
+  explicit Pool(Spec given)
+      : Kernel(std::move(given)),
+        window_(spec_.ints("window")),
+        stride_(spec_.ints("stride")),
+        padding_(spec_.ints("padding")),
+        dilation_(spec_.ints("dilation")) {}
+
+ protected:
+  void accept(Inputs& inputs) const override {
+    require_bytes(inputs[0], name());
+    TORCH_CHECK(inputs[0].dim() == static_cast<int64_t>(window_.size()) + 2, "jitquant::", name(),
+                ": the input has ", inputs[0].dim(), " dimensions and ", window_.size() + 2,
+                " are needed; call unsqueeze(0) for a batch of one");
+    inputs[0] = in_layout(inputs[0], Layout::ChannelsLast);
+  }
+
+  std::shared_ptr<Plan> make_plan(Tensors inputs) override {
+    auto plan = std::make_shared<Plan>();
+    const auto& input = inputs[0].sizes();
+    const bool rounds_up = spec_.has("ceil_mode");
+    memory::dims before, after, dilation;
+    plan->sizes = {input[0], input[1]};
+    for (size_t i = 0; i < window_.size(); ++i) {
+      const int64_t extent = dilation_[i] * (window_[i] - 1) + 1;
+      const int64_t room = input[i + 2] + 2 * padding_[i] - extent;
+      TORCH_CHECK(room >= 0, "jitquant::", name(), ": an input of ", input,
+                  " is smaller than the window; give it a larger one");
+      int64_t size = (room + (rounds_up ? stride_[i] - 1 : 0)) / stride_[i] + 1;
+      if (rounds_up && (size - 1) * stride_[i] >= input[i + 2] + padding_[i]) {
+        --size;  // the last window has to begin inside
+      }
+      plan->sizes.push_back(size);
+      before.push_back(padding_[i]);
+      after.push_back((size - 1) * stride_[i] + extent - input[i + 2] - padding_[i]);
+      dilation.push_back(dilation_[i] - 1);
+    }
+    if (c10::multiply_integers(plan->sizes) == 0) {
+      return plan;
+    }
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(input, at::kByte, Layout::ChannelsLast));
+    plan->output.second = desc_of(plan->sizes, at::kByte, Layout::ChannelsLast);
+    finish<dnnl::pooling_forward>(
+        *plan, {engine(), dnnl::prop_kind::forward_inference, algorithm(), plan->inputs[0].second,
+                plan->output.second, stride_, window_, dilation, before, after, attributes});
+    return plan;
+  }
+
+ private:
+  dnnl::algorithm algorithm() const {
+    if (spec_.word("kind") == "max") {
+      return dnnl::algorithm::pooling_max;
+    }
+    return spec_.has("count_include_pad") ? dnnl::algorithm::pooling_avg_include_padding
+                                          : dnnl::algorithm::pooling_avg_exclude_padding;
+  }
+
+  const std::vector<int64_t> window_;
+  const std::vector<int64_t> stride_;
+  const std::vector<int64_t> padding_;
+  const std::vector<int64_t> dilation_;
+};
+
+JITQUANT_KERNEL(Pool, "pool");
+
+// adaptive_avg_pool: an average over windows that follow from the sizes of the input and of the output.
+class AdaptiveAvgPool final : public Kernel {
+ public:
+  explicit AdaptiveAvgPool(Spec given) : Kernel(std::move(given)), asked_(spec_.ints("size")) {}
+
+ protected:
+  void accept(Inputs& inputs) const override {
+    require_bytes(inputs[0], name());
+    TORCH_CHECK(inputs[0].dim() == static_cast<int64_t>(asked_.size()) + 2, "jitquant::", name(),
+                ": the input has ", inputs[0].dim(), " dimensions and ", asked_.size() + 2,
+                " are needed; call unsqueeze(0) for a batch of one");
+    inputs[0] = in_layout(inputs[0], Layout::ChannelsLast);
+  }
+
+  std::shared_ptr<Plan> make_plan(Tensors inputs) override {
+    auto plan = std::make_shared<Plan>();
+    const auto& input = inputs[0].sizes();
+    memory::dims window;
+    const memory::dims none(asked_.size(), 0);
+    bool even = true;
+    plan->sizes = {input[0], input[1]};
+    for (size_t i = 0; i < asked_.size(); ++i) {
+      plan->sizes.push_back(asked_[i]);
+      even = even && asked_[i] > 0 && input[i + 2] % asked_[i] == 0 && input[i + 2] > 0;
+      window.push_back(even ? input[i + 2] / asked_[i] : 0);
+    }
+    if (c10::multiply_integers(plan->sizes) == 0) {
+      return plan;
+    }
+    if (!even) {
+      plan->compute = [asked = asked_](Tensors given) {
+        const at::Tensor values = given[0].to(at::kFloat);
+        return rounded(asked.size() == 1   ? at::adaptive_avg_pool1d(values, asked)
+                       : asked.size() == 2 ? at::adaptive_avg_pool2d(values, asked)
+                                           : at::adaptive_avg_pool3d(values, asked));
+      };
+      return plan;
+    }
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(input, at::kByte, Layout::ChannelsLast));
+    plan->output.second = desc_of(plan->sizes, at::kByte, Layout::ChannelsLast);
+    finish<dnnl::pooling_forward>(
+        *plan, {engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::pooling_avg_exclude_padding,
+                plan->inputs[0].second, plan->output.second, window, window, none, none, none, attributes});
+    return plan;
+  }
+
+ private:
+  const std::vector<int64_t> asked_;
+};
+
+JITQUANT_KERNEL(AdaptiveAvgPool, "adaptive_avg_pool");
+
+}  // namespace
+
+}  // namespace jitquant::runtime
