@@ -30,9 +30,9 @@ QConfigMap to_qconfig_map(const PythonQConfigs& qconfigs) {
 }
 
 py::tuple run_pass_on(const std::string& name, const Module& module, const std::vector<std::string>& methods,
-                      const std::string& engine, const PythonQConfigs& qconfigs,
+                      const std::string& engine, const std::string& target, const PythonQConfigs& qconfigs,
                       const std::vector<std::string>& preserved_attrs) {
-  Context context(module, methods, {engine, to_qconfig_map(qconfigs), preserved_attrs});
+  Context context(module, methods, {engine, target, to_qconfig_map(qconfigs), preserved_attrs});
   const int64_t count = run_pass(name, context);
   return py::make_tuple(count, context.warnings);
 }
@@ -106,14 +106,18 @@ py::list table_rows() {
                                                      : "same";
     entry["absorbs_clamp"] = row.absorbs_clamp;
     entry["clamp"] = row.bounds.has_value();
-    entry["integer"] = has_integer_form(row);
-    std::vector<std::string> recipes;
-    for (const IntegerForm& form : quantized_forms()) {
-      if (form.op == row.op) {
-        recipes.push_back(form.recipe);
+    for (const Target* target : {&quantized_target(), &native_target()}) {
+      py::dict column;
+      column["integer"] = has_integer_form(*target, row);
+      std::vector<std::string> recipes;
+      for (const IntegerForm& form : target->forms()) {
+        if (form.op == row.op) {
+          recipes.push_back(form.recipe);
+        }
       }
+      column["recipes"] = recipes;
+      entry[target->name.c_str()] = column;
     }
-    entry["recipes"] = recipes;
     rows.append(entry);
   }
   return rows;
@@ -143,7 +147,7 @@ void register_attribute(Module& module, const std::string& name, const std::stri
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
   py::register_exception<QuantizationError>(binding, "QuantizationError", PyExc_ValueError);
   binding.def("run_pass", &run_pass_on, py::arg("name"), py::arg("module"), py::arg("methods"),
-              py::arg("engine"), py::arg("qconfigs"), py::arg("preserved_attrs"));
+              py::arg("engine"), py::arg("target"), py::arg("qconfigs"), py::arg("preserved_attrs"));
   binding.def("parse_module", &parse_module, py::arg("text"), py::arg("attributes"));
   binding.def("passes", [] {
     std::map<std::string, std::string> purposes;

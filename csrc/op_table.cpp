@@ -38,6 +38,8 @@ OpRow same(std::string op, std::string activation = "self") {
   return {.op = std::move(op), .activations = {std::move(activation)}};
 }
 
+OpRow moves(std::string op) { return {.op = std::move(op), .activations = {"self"}, .moves = true}; }
+
 OpRow fixed(std::string op, double scale, int64_t zero_point) {
   return {.op = std::move(op),
           .activations = {"self"},
@@ -74,6 +76,12 @@ std::vector<OpRow> make_table() {
       clamp("aten::relu", "0", "inf"),
       clamp("aten::hardtanh", "min_val", "max_val"),
       clamp("aten::clamp", "min", "max"),
+      // Products of two activations, and functions along an axis.
+      {.op = "aten::matmul", .activations = {"self", "other"}, .output = Output::Observed},
+      fixed("aten::softmax.int", 1.0 / 256, 0),
+      observed("aten::layer_norm", "input"),
+      observed("aten::gelu"),
+      observed("aten::silu"),
       // Padding with zero.
       same("aten::constant_pad_nd"),
       // Pooling and resampling.
@@ -94,21 +102,21 @@ std::vector<OpRow> make_table() {
       same("aten::upsample_nearest3d"),
       same("aten::upsample_bilinear2d"),
       // Shape.
-      same("aten::flatten.using_ints"),
-      same("aten::reshape"),
-      same("aten::permute"),
-      same("aten::transpose.int"),
-      same("aten::t"),
-      same("aten::squeeze"),
-      same("aten::squeeze.dim"),
-      same("aten::unsqueeze"),
-      same("aten::chunk"),
-      same("aten::split.Tensor"),
-      same("aten::split_with_sizes"),
-      same("aten::slice.Tensor"),
-      same("aten::select.int"),
-      same("aten::contiguous"),
-      same("aten::clone"),
+      moves("aten::flatten.using_ints"),
+      moves("aten::reshape"),
+      moves("aten::permute"),
+      moves("aten::transpose.int"),
+      moves("aten::t"),
+      moves("aten::squeeze"),
+      moves("aten::squeeze.dim"),
+      moves("aten::unsqueeze"),
+      moves("aten::chunk"),
+      moves("aten::split.Tensor"),
+      moves("aten::split_with_sizes"),
+      moves("aten::slice.Tensor"),
+      moves("aten::select.int"),
+      moves("aten::contiguous"),
+      moves("aten::clone"),
   };
 }
 

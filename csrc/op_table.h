@@ -32,6 +32,7 @@ struct OpRow {
   std::optional<std::string> bias = std::nullopt;
   Output output = Output::SameAsInput;
   std::optional<FixedQParams> fixed = std::nullopt;
+  bool moves = false;          // it only moves or selects values, of whatever dtype
   bool absorbs_clamp = false;  // a clamp behind it is done by the saturation of the integer op
   // A clamp's bounds: a number, or the name of the argument that holds it.
   std::optional<std::pair<std::string, std::string>> bounds = std::nullopt;

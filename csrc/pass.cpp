@@ -8,6 +8,7 @@
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/module_path.h"
+#include "csrc/target.h"
 #include "csrc/walk.h"
 
 namespace jitquant {
@@ -121,7 +122,10 @@ void add_tensor(const std::vector<Module>& modules, const c10::ClassTypePtr& typ
 }  // namespace
 
 Context::Context(Module module, std::vector<std::string> methods, Options options)
-    : module(std::move(module)), options(std::move(options)), methods_(std::move(methods)) {
+    : module(std::move(module)),
+      options(std::move(options)),
+      target_(&find_target(this->options.target)),
+      methods_(std::move(methods)) {
   for (const Module& submodule : this->module.modules()) {
     modules_.push_back(submodule);
   }

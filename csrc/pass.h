@@ -25,8 +25,11 @@ struct ObserverPair {
 // A module path maps to observers, or to nothing where the module stays float.
 using QConfigMap = std::map<std::string, std::optional<ObserverPair>>;
 
+struct Target;
+
 struct Options {
   std::string engine = "x86";
+  std::string target = "quantized";
   QConfigMap qconfigs;
   std::vector<std::string> preserved_attrs;
 };
@@ -41,6 +44,7 @@ class Context {
   // What could not be done and a user should know; shown as Python warnings.
   std::vector<std::string> warnings;
 
+  const Target& target() const { return *target_; }
   const std::vector<std::string>& methods() const { return methods_; }
   std::vector<std::shared_ptr<torch::jit::Graph>> graphs() const;
 
@@ -70,6 +74,7 @@ class Context {
  private:
   std::string free_name(const std::string& prefix);
 
+  const Target* target_;
   std::vector<std::string> methods_;
   std::vector<torch::jit::Module> modules_;  // the module and all in it, when the pass began
   std::set<std::pair<const c10::ClassType*, std::string>> written_;

@@ -67,6 +67,9 @@ Value* literal(const std::string& text, Node* before) {
   if (text == "[]") {
     return empty_scalar_list(before);
   }
+  if (text == "[1]") {
+    return constant(before, std::vector<int64_t>{1});
+  }
   if (text.front() == '\'') {
     return constant(before, text.substr(1, text.size() - 2));
   }
@@ -113,24 +116,38 @@ bool names_are_known(const IntegerForm& form, const Lowering& lowering) {
 
 }  // namespace
 
-bool runs_as_it_is(const OpRow& row) {
-  const auto& forms = quantized_forms();
-  const bool listed =
-      std::any_of(forms.begin(), forms.end(), [&](const auto& form) { return form.op == row.op; });
-  return row.output == Output::SameAsInput && !listed;
+const Target& find_target(const std::string& name) {
+  for (const Target* target : {&quantized_target(), &native_target()}) {
+    if (target->name == name) {
+      return *target;
+    }
+  }
+  fail("target", "there is no target '" + name + "'", "choose 'quantized' or 'native'");
 }
 
-bool has_integer_form(const OpRow& row) {
-  const auto& forms = quantized_forms();
-  return runs_as_it_is(row) ||
-         std::any_of(forms.begin(), forms.end(), [&](const auto& form) { return form.op == row.op; });
+const IntegerForm* find_form(const Target& target, const OpRow& row) {
+  for (const IntegerForm& form : target.forms()) {
+    if (form.op == row.op) {
+      return &form;
+    }
+  }
+  return nullptr;
+}
+
+bool runs_as_it_is(const Target& target, const OpRow& row) {
+  const bool right = target.plain_integers ? row.moves : row.output == Output::SameAsInput;
+  return right && find_form(target, row) == nullptr;
+}
+
+bool has_integer_form(const Target& target, const OpRow& row) {
+  return runs_as_it_is(target, row) || find_form(target, row) != nullptr;
 }
 
 const IntegerForm* choose_form(const Context& context, const Lowering& lowering) {
   const OpRow* row = find_row(lowering.node);
-  for (const IntegerForm& form : quantized_forms()) {
+  for (const IntegerForm& form : context.target().forms()) {
     if (form.op == row->op && (form.suits == nullptr || form.suits(context, lowering)) &&
-        covers_arguments(form, lowering.node) && names_are_known(form, lowering)) {
+        (form.is_activation || covers_arguments(form, lowering.node)) && names_are_known(form, lowering)) {
       return &form;
     }
   }
@@ -140,7 +157,8 @@ const IntegerForm* choose_form(const Context& context, const Lowering& lowering)
 Value* build_form(const IntegerForm& form, const Lowering& lowering, Node* before) {
   auto names = lowering.names;
   Value* result = nullptr;
-  for (const auto& statement : parse_recipe(lowering.relu ? form.relu_recipe : form.recipe)) {
+  const auto& recipe = lowering.relu ? form.relu_recipe : lowering.sum ? form.sum_recipe : form.recipe;
+  for (const auto& statement : parse_recipe(recipe)) {
     std::vector<Value*> inputs;
     for (const auto& argument : statement.arguments) {
       auto known = names.find(argument);

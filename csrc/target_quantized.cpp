@@ -143,14 +143,13 @@ std::vector<IntegerForm> make_forms() {
   return forms;
 }
 
-}  // namespace
-
-const std::vector<IntegerForm>& quantized_forms() {
-  static const std::vector<IntegerForm> forms = make_forms();
-  return forms;
+const std::vector<IntegerForm>& forms() {
+  static const std::vector<IntegerForm> made = make_forms();
+  return made;
 }
 
-bool engine_runs(const std::string& engine, const torch::jit::Node* node) {
+// Whether ATen's kernel for quantized tensors is right on that engine.
+bool runs(const std::string& engine, const Node* node) {
   // qnnpack has no kernel for the first, and wrong ones for the others.
   static const std::vector<c10::Symbol> not_on_qnnpack{c10::aten::max_pool3d, c10::aten::hardtanh,
                                                        c10::aten::clamp, c10::aten::avg_pool2d};
@@ -158,11 +157,17 @@ bool engine_runs(const std::string& engine, const torch::jit::Node* node) {
          std::find(not_on_qnnpack.begin(), not_on_qnnpack.end(), node->kind()) == not_on_qnnpack.end();
 }
 
-const std::vector<std::string>& prepack_ops() {
-  static const std::vector<std::string> ops{"quantized::conv1d_prepack", "quantized::conv2d_prepack",
-                                            "quantized::conv3d_prepack", "quantized::linear_prepack",
-                                            "onednn::qconv_prepack"};
-  return ops;
+}  // namespace
+
+const Target& quantized_target() {
+  static const Target target{
+      .name = "quantized",
+      .plain_integers = false,
+      .forms = forms,
+      .prepack_ops = {"quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack",
+                      "quantized::linear_prepack", "onednn::qconv_prepack"},
+      .runs = runs};
+  return target;
 }
 
 }  // namespace jitquant

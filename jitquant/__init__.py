@@ -4,6 +4,7 @@ from jitquant._compatibility import check_torch_version
 
 check_torch_version()  # before the extension is loaded: with another torch that would fail without a reason
 
+from jitquant import native  # noqa: E402
 from jitquant.api import convert_jit, fuse_conv_bn_jit, prepare_jit, quantize_jit  # noqa: E402
 from jitquant.errors import QuantizationError  # noqa: E402
 from jitquant.info import info  # noqa: E402
@@ -17,6 +18,8 @@ from jitquant.observers import (  # noqa: E402
 )
 from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
+
+native.load()
 
 __all__ = [
     "FixedQParamsObserver",
@@ -33,6 +36,7 @@ __all__ = [
     "fuse_conv_bn_jit",
     "get_default_qconfig",
     "info",
+    "native",
     "prepare_jit",
     "quantize_jit",
 ]

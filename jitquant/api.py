@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from jitquant import _C
+from jitquant import _C, native
 from jitquant.checks import (
     check_attributes,
     check_evaluation_mode,
@@ -20,6 +20,7 @@ from jitquant.checks import (
     check_qconfig_dict,
     check_run_fn,
     check_script_module,
+    check_target,
 )
 from jitquant.errors import QuantizationError
 from jitquant.info import write_info
@@ -59,6 +60,7 @@ def prepare_jit(
     qconfig_dict: QConfigDict,
     inplace: bool = False,
     *,
+    target: str = "quantized",
     preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
     stop_after: str | None = None,
@@ -70,6 +72,8 @@ def prepare_jit(
         qconfig_dict: a qconfig, or None, for each submodule path; ``''`` is the whole model, and the most
             specific path wins. A ``torch.ao.quantization.QConfig`` will do too.
         inplace: change ``model`` itself; else a copy is changed and returned.
+        target: what the model is going to be converted to: ``"quantized"``, whose files stock torch loads,
+            or ``"native"``, which is faster and whose files need jitquant's op library where they are loaded.
         preserved_attrs: methods that ``forward`` calls and that are to stay; other methods stay anyway.
         print_graphs: print the graph after each pass that changed something, with its number of rewrites.
         stop_after: the name of a pass; the module is returned as that pass leaves it.
@@ -80,6 +84,7 @@ def prepare_jit(
     """
     caller = "prepare_jit"
     check_script_module(model, caller)
+    check_target(target, caller)
     check_not_prepared(model, caller)
     check_evaluation_mode(model, caller)
     check_pass_name(stop_after, PREPARE_PASSES, caller)
@@ -91,7 +96,7 @@ def prepare_jit(
     run_passes(
         PREPARE_PASSES,
         work,
-        PassOptions(observers=observers, preserved_attrs=preserved_attrs),
+        PassOptions(target=target, observers=observers, preserved_attrs=preserved_attrs),
         title="prepare",
         print_graphs=print_graphs,
         stop_after=stop_after,
@@ -106,6 +111,7 @@ def prepare_jit(
             "jitquant": __version__,
             "torch": torch.__version__,
             "stage": "prepared",
+            "target": target,
             "qconfig": {
                 path: "float" if qconfig is None else qconfig.describe() for path, qconfig in qconfigs.items()
             },
@@ -121,26 +127,31 @@ def convert_jit(
     debug: bool = False,
     preserved_attrs: Sequence[str] | None = None,
     *,
+    target: str | None = None,
     print_graphs: bool = False,
     stop_after: str | None = None,
 ) -> torch.jit.ScriptModule:
-    """Turns a prepared and calibrated model into an integer one for the current engine.
+    """Turns a prepared and calibrated model into an integer one.
 
-    The engine is ``torch.backends.quantized.engine``; the file has to be loaded under the same one.
+    With the target ``"quantized"`` it is for the current engine, ``torch.backends.quantized.engine``, and the
+    file has to be loaded under the same one.
 
     Args:
         model: what ``prepare_jit`` returned, after calibration.
         inplace: change ``model`` itself; else a copy is changed and returned.
         debug: stop before fusion: float arithmetic between quantize and dequantize, weights reachable.
         preserved_attrs: attributes that freezing keeps; the methods that are left are all kept.
+        target: ``"quantized"`` or ``"native"``; None for what the model was prepared for.
         print_graphs, stop_after: as for ``prepare_jit``.
 
     Raises:
-        QuantizationError: for a model never prepared, or whose observers saw nothing, NaN or infinity.
+        QuantizationError: for a target that is not available, for a model never prepared, or whose observers saw nothing, NaN or infinity.
     """
     caller = "convert_jit"
     check_script_module(model, caller)
     facts = check_prepared(model, caller)
+    target = facts["target"] if target is None else target
+    check_target(target, caller)
     passes = QUANTIZE if debug else CONVERT_PASSES
     check_pass_name(stop_after, passes, caller)
     kept = tuple(preserved_attrs or ())
@@ -152,14 +163,13 @@ def convert_jit(
         run_passes(
             passes,
             work,
-            PassOptions(engine=engine, preserved_attrs=kept),
+            PassOptions(engine=engine, target=target, preserved_attrs=kept),
             title="convert",
             print_graphs=print_graphs,
             stop_after=stop_after,
         )
-    write_info(
-        work, {**facts, "stage": "debug" if debug else "quantized", "target": "quantized", "engine": engine}
-    )
+    stage = "debug" if debug else "quantized"
+    write_info(work, {**facts, "stage": stage, "target": target, **_needs(target, engine)})
     return _hand_over(model, work, inplace)
 
 
@@ -171,6 +181,7 @@ def quantize_jit(
     inplace: bool = False,
     debug: bool = False,
     *,
+    target: str = "quantized",
     preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
     stop_after: str | None = None,
@@ -180,8 +191,8 @@ def quantize_jit(
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
-        model, qconfig_dict, inplace, debug, preserved_attrs, print_graphs, stop_after: as for
-            ``prepare_jit`` and ``convert_jit``.
+        model, qconfig_dict, inplace, debug, target, preserved_attrs, print_graphs, stop_after: as for
+            ``prepare_jit`` and ``convert_jit``. ``target="native"`` makes the fastest model.
 
     Raises:
         QuantizationError: as those two do. With ``inplace=True`` the model is changed only if all went well.
@@ -197,6 +208,7 @@ def quantize_jit(
     work = prepare_jit(
         model,
         qconfig_dict,
+        target=target,
         preserved_attrs=preserved_attrs,
         print_graphs=print_graphs,
         stop_after=stop_early,
@@ -216,6 +228,16 @@ def quantize_jit(
             stop_after=stop_after,
         )
     return _hand_over(model, work, inplace)
+
+
+def _needs(target: str, engine: str) -> dict[str, str]:
+    """What the file needs where it is loaded, and in one line how to get a faster one."""
+    if target == "native":
+        return {"needs": f"{native.LIBRARY.name} (import jitquant, or torch.ops.load_library)"}
+    facts = {"engine": engine}
+    if native.is_available():
+        facts["hint"] = 'quantize_jit(..., target="native") makes a faster one'
+    return facts
 
 
 def _compile_observers(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from jitquant import native
 from jitquant.errors import QuantizationError
 from jitquant.info import read_info
 from jitquant.qconfig import QConfig, as_qconfig
@@ -32,6 +33,14 @@ def check_evaluation_mode(model: torch.jit.ScriptModule, caller: str) -> None:
         if module._c.hasattr("training") and module._c.getattr("training"):
             where = f"submodule '{path}'" if path else "the model"
             raise QuantizationError(f"{caller}: {where} is in training mode; call model.eval() first")
+
+
+def check_target(target: Any, caller: str) -> None:
+    """Raises QuantizationError unless the target is one that can be made here."""
+    if target not in ("quantized", "native"):
+        raise QuantizationError(f"{caller}: there is no target {target!r}; choose 'quantized' or 'native'")
+    if target == "native":
+        native.check_available(caller)
 
 
 def check_not_prepared(model: torch.jit.ScriptModule, caller: str) -> None:

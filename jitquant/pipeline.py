@@ -32,11 +32,15 @@ FOLD = (
 
 OBSERVE = ("insert_observers",)
 
-QUANTIZE = ("insert_quant_dequant",)  # debug=True stops here
+QUANTIZE = (
+    "insert_quant_dequant",
+    "remove_inner_quant",  # debug=True stops here, and rounds where the integer ops do
+)
 
 LOWER = (
     "fuse_quantized",  # dequantize, op and quantize stand together only right after insertion
     "cancel_quant_pairs",  # what fusion left is float: it is not quantized around for nothing
+    "lower_plain_integers",  # what is left of quantized tensors stands at the borders of the integers
     "fuse_residual_add",  # needs the integer ops
     "remove_fences",  # fusion was the last to look at them
     "freeze",  # weights become constants …
@@ -55,11 +59,13 @@ class PassOptions:
     """What passes may ask for.
 
     engine: the quantized engine the result is made for (``torch.backends.quantized.supported_engines``).
+    target: the column of the op table: ``quantized`` (stock torch's ops) or ``native`` (jitquant's own).
     observers: activation and weight observer for each module path, or None where the module stays float.
     preserved_attrs: attributes that freezing keeps.
     """
 
     engine: str = "x86"
+    target: str = "quantized"
     observers: ObserverModules = field(default_factory=dict)
     preserved_attrs: Sequence[str] = ()
 
@@ -78,7 +84,7 @@ def run_pass(
         path: None if pair is None else (pair[0]._c, pair[1]._c) for path, pair in options.observers.items()
     }
     count, notes = _C.run_pass(
-        name, module._c, list(methods), options.engine, observers, list(options.preserved_attrs)
+        name, module._c, list(methods), options.engine, options.target, observers, list(options.preserved_attrs)
     )
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -25,15 +25,12 @@ using torch::jit::Value;
 
 constexpr const char* kPrefix = "_jit_pass_packed_weight_";
 
-bool is_prepack(const Node* node) {
-  static const std::vector<c10::Symbol> kinds = [] {
-    std::vector<c10::Symbol> symbols;
-    for (const auto& op : prepack_ops()) {
-      symbols.push_back(c10::Symbol::fromQualString(op));
-    }
-    return symbols;
-  }();
-  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
+std::vector<c10::Symbol> prepack_kinds(const Target& target) {
+  std::vector<c10::Symbol> symbols;
+  for (const auto& op : target.prepack_ops) {
+    symbols.push_back(c10::Symbol::fromQualString(op));
+  }
+  return symbols;
 }
 
 std::optional<torch::jit::Stack> constant_inputs(const Node* node) {
@@ -73,9 +70,13 @@ bool fold(Context& context, Node* node) {
 
 int64_t FoldPrepack(Context& context) {
   int64_t count = 0;
+  const auto kinds = prepack_kinds(context.target());
   at::NoGradGuard no_grad;
   for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](Node* node) { count += is_prepack(node) && fold(context, node); });
+    for_each_node(graph->block(), [&](Node* node) {
+      const bool packs = std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
+      count += packs && fold(context, node);
+    });
     eliminate_dead_code(graph);
   }
   return count;

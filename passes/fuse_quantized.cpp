@@ -19,6 +19,7 @@
 
 #include <ATen/ATen.h>
 
+#include "csrc/chain.h"
 #include "csrc/graph_edit.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
@@ -87,28 +88,51 @@ bool is_quint8(const Value* dequantized) {
 
 class Fuser {
  public:
-  explicit Fuser(Context& context) : context_(context) {}
+  explicit Fuser(Context& context) : context_(context), target_(context.target()) {}
 
   void visit(Node* node) {
     const OpRow* row = find_row(node);
-    if (row == nullptr || casts(node) || !engine_runs(context_.options.engine, node)) {
+    if (row == nullptr || casts(node) || !runs(node)) {
       return;
     }
+    const IntegerForm* form = find_form(target_, *row);
+    const bool takes_float = form != nullptr && form->takes_float;
     const auto slots = activation_slots(node, *row);
     const bool integer_inputs =
-        !slots.empty() &&
-        std::all_of(slots.begin(), slots.end(), [](const auto& slot) { return is_quint8(slot.value()); });
+        !slots.empty() && (takes_float || std::all_of(slots.begin(), slots.end(), [](const auto& slot) {
+                             return is_quint8(slot.value());
+                           }));
     if (!integer_inputs || (row->weight && !is_dequantize(node->namedInput(*row->weight)))) {
       return;
     }
-    count_ += runs_as_it_is(*row) ? move_to_integers(node, slots) : replace(node, *row, slots);
+    count_ += form == nullptr ? move_to_integers(node, *row, slots) : replace(node, *row, *form, slots);
   }
 
   int64_t count() const { return count_; }
 
  private:
+  bool runs(const Node* node) const { return target_.runs(context_.options.engine, node); }
+
+  // The integers of a dequantized value, in the shape that the target's ops take.
+  Value* take(Value* dequantized, Node* before) {
+    if (!is_dequantize(dequantized)) {
+      return dequantized;
+    }
+    Value* integers = integers_of(dequantized);
+    return target_.plain_integers ? insert_op(before, before, "aten::int_repr", {integers}) : integers;
+  }
+
+  Value* give(Value* integers, Node* before, Value* scale, Value* zero_point) {
+    return target_.plain_integers ? insert_op(before, before, "aten::_make_per_tensor_quantized_tensor",
+                                              {integers, scale, zero_point})
+                                  : integers;
+  }
+
   // An op that keeps parameters runs on the integers as it is.
-  bool move_to_integers(Node* node, const std::vector<ActivationSlot>& slots) {
+  bool move_to_integers(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots) {
+    if (!runs_as_it_is(target_, row)) {
+      return false;
+    }
     const auto outputs = tensor_outputs(node);
     const auto source = qparams_of(integers_of(slots[0].value()));
     std::vector<Node*> quantizes;
@@ -127,70 +151,147 @@ class Fuser {
       return false;
     }
     for (const auto& slot : slots) {
-      slot.set(integers_of(slot.value()));
+      slot.set(take(slot.value(), slot.node));
     }
     for (Node* quantize : quantizes) {
-      quantize->output()->replaceAllUsesWith(quantize->input(0));
+      Value* moved = give(quantize->input(0), quantize, quantize->input(1), quantize->input(2));
+      quantize->output()->replaceAllUsesWith(moved);
     }
     return true;
   }
 
-  bool replace(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots) {
-    Node* clamp = absorbed_clamp(node->output(), row);
-    Node* quantize = only_user(clamp == nullptr ? node->output() : clamp->output());
-    if (quantize == nullptr || !is_quantize(quantize)) {
+  bool replace(Node* node, const OpRow& row, const IntegerForm& first,
+               const std::vector<ActivationSlot>& slots) {
+    const Chain chain = find_chain(node, row, first, /*through_pairs=*/false);
+    Node* quantize = only_user(chain.end);
+    if (quantize != nullptr && !is_quantize(quantize)) {
+      quantize = nullptr;
+    }
+    if (quantize == nullptr && !first.gives_float) {
       return false;
     }
-    Lowering lowering = collect(node, row, slots, quantize);
+    Node* before = quantize == nullptr ? chain.end->node()->next() : quantize;
+    Lowering lowering = collect(chain, row, slots, quantize, before);
     const IntegerForm* form = choose_form(context_, lowering);
     if (form == nullptr) {
       return false;
     }
+    Node* clamp = form->takes_activation ? nullptr : chain.activation;
     lowering.relu = clamp != nullptr && clamp->kind() == c10::aten::relu && !form->relu_recipe.empty();
     const bool clamp_is_left = clamp != nullptr && !lowering.relu &&
                                !saturates_within(context_, quantize, *clamp_bounds(clamp, *find_row(clamp)));
-    if (clamp_is_left && !engine_runs(context_.options.engine, clamp)) {
+    if (clamp_is_left && !runs(clamp)) {
       return false;
     }
     for (const auto& slot : slots) {
       if (slot.node != node) {
-        slot.set(integers_of(slot.value()));
+        slot.set(take(slot.value(), slot.node));
       }
     }
-    Value* result = build_form(*form, lowering, quantize);
+    Value* result = build_form(*form, lowering, before);
     if (clamp_is_left) {
       result = clamp_integers(clamp, result);
     }
-    quantize->output()->replaceAllUsesWith(result);
+    if (quantize == nullptr) {
+      chain.end->replaceAllUsesWith(result);
+    } else {
+      quantize->output()->replaceAllUsesWith(
+          give(result, quantize, lowering.names.at("$scale"), lowering.names.at("$zero_point")));
+    }
     return true;
   }
 
-  Lowering collect(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots, Node* quantize) {
+  Lowering collect(const Chain& chain, const OpRow& row, const std::vector<ActivationSlot>& slots,
+                   Node* quantize, Node* before) {
+    Node* node = chain.op;
     Lowering lowering{.node = node, .names = {}};
+    auto& names = lowering.names;
     const auto& arguments = node->schema().arguments();
     for (size_t i = 0; i < arguments.size(); ++i) {
-      lowering.names[arguments[i].name()] = node->input(i);
+      names[arguments[i].name()] = node->input(i);
     }
-    for (const auto& slot : slots) {
-      if (slot.node == node) {
-        lowering.names[arguments[slot.index].name()] = integers_of(slot.value());
-      }
-    }
-    lowering.names["$scale"] = quantize->input(1);
-    lowering.names["$zero_point"] = quantize->input(2);
-    if (auto input = qparams_of(integers_of(slots[0].value()))) {
-      lowering.names["$input_scale"] = input->scale;
-      lowering.names["$input_zero_point"] = input->zero_point;
-    }
+    Value* none = constant(before, c10::IValue());
+    Value* zero = constant(before, 0);
+    names["$scale"] = quantize == nullptr ? none : quantize->input(1);
+    names["$zero_point"] = quantize == nullptr ? zero : quantize->input(2);
+    add_activations(names, node, row, slots, before);
     if (row.weight) {
-      Value* weight = integers_of(node->namedInput(*row.weight));
-      lowering.names[*row.weight] = weight;
-      if (auto params = weight_params(context_, weight->node(), node)) {
-        lowering.names["$weight_scales"] = params->scales;
-        lowering.names["$weight_zero_points"] = params->zero_points;
-      }
+      add_weight(names, node, row);
+    }
+    const Node* activation =
+        activation_words(node) && find_form(target_, row)->is_activation ? node : chain.activation;
+    names["$activation"] =
+        constant(before, activation == nullptr ? std::string() : activation_words(activation).value_or(""));
+    lowering.sum = chain.add != nullptr;
+    names["$sum"] = constant(before, lowering.sum);
+    if (names.count("$other_scale") == 0) {
+      names["$other_scale"] = none;
+      names["$other_zero_point"] = zero;
+    }
+    if (lowering.sum) {
+      add_params(names, "other", chain.other, before);
+      names["$other"] = take(chain.other, before);
     }
     return lowering;
+  }
+
+  void add_activations(std::map<std::string, Value*>& names, Node* node, const OpRow& row,
+                       const std::vector<ActivationSlot>& slots, Node* before) {
+    const auto& arguments = node->schema().arguments();
+    for (const auto& slot : slots) {
+      if (slot.node == node) {
+        const auto& name = arguments[slot.index].name();
+        add_params(names, name, slot.value(), before);
+        names[name] = take(slot.value(), before);
+      }
+    }
+    if (slots[0].node != node) {
+      add_list_params(names, row.activations[0], slots, before);
+    }
+    if (is_dequantize(slots[0].value())) {
+      if (auto input = qparams_of(integers_of(slots[0].value()))) {
+        names["$input_scale"] = input->scale;
+        names["$input_zero_point"] = input->zero_point;
+      }
+    } else {
+      add_params(names, "input", slots[0].value(), before);
+    }
+  }
+
+  // $<name>_scale and $<name>_zero_point; None and 0 where the value is float.
+  void add_params(std::map<std::string, Value*>& names, const std::string& name, Value* value, Node* before) {
+    const auto params = is_dequantize(value) ? qparams_of(integers_of(value)) : std::nullopt;
+    if (params || !is_dequantize(value)) {
+      names["$" + name + "_scale"] = params ? params->scale : constant(before, c10::IValue());
+      names["$" + name + "_zero_point"] = params ? params->zero_point : constant(before, 0);
+    }
+  }
+
+  void add_list_params(std::map<std::string, Value*>& names, const std::string& name,
+                       const std::vector<ActivationSlot>& slots, Node* before) {
+    std::vector<Value*> scales, zero_points;
+    for (const auto& slot : slots) {
+      const auto params = qparams_of(integers_of(slot.value()));
+      if (!params) {
+        return;
+      }
+      scales.push_back(params->scale);
+      zero_points.push_back(params->zero_point);
+    }
+    auto list = [&](const c10::TypePtr& type, const std::vector<Value*>& values) {
+      return before->owningGraph()->createList(type, values)->insertBefore(before)->output();
+    };
+    names["$" + name + "_scales"] = list(c10::FloatType::get(), scales);
+    names["$" + name + "_zero_points"] = list(c10::IntType::get(), zero_points);
+  }
+
+  void add_weight(std::map<std::string, Value*>& names, Node* node, const OpRow& row) {
+    Value* weight = integers_of(node->namedInput(*row.weight));
+    names[*row.weight] = weight;
+    if (auto params = weight_params(context_, weight->node(), node)) {
+      names["$weight_scales"] = params->scales;
+      names["$weight_zero_points"] = params->zero_points;
+    }
   }
 
   Value* clamp_integers(Node* clamp, Value* integers) {
@@ -201,6 +302,7 @@ class Fuser {
   }
 
   Context& context_;
+  const Target& target_;
   int64_t count_ = 0;
 };
 

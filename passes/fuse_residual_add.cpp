@@ -8,12 +8,14 @@
 //
 // The fused op writes its result into the memory of %z. Left alone, therefore: an add whose other operand is
 // used later, or by something that is no integer op, or did not come from one, or is not sure to have the
-// same shape; and other engines, which have no such op.
+// same shape; and other engines, which have no such op. On the native target the two are one op from the
+// start, and the same conditions decide whether it may overwrite %z (jitquant::conv2d_add_) or takes a copy.
 
 #include <algorithm>
 
 #include "csrc/graph_edit.h"
 #include "csrc/pass.h"
+#include "csrc/target.h"
 #include "csrc/walk.h"
 
 namespace jitquant {
@@ -112,15 +114,34 @@ bool fuse(const Context& context, Node* add) {
   return false;
 }
 
+// On the native target the two are one op already. Where it may, it takes the memory of what it adds.
+bool write_in_place(Node* conv) {
+  static const std::vector<c10::Symbol> kinds{
+      c10::Symbol::fromQualString("jitquant::conv1d_add"), c10::Symbol::fromQualString("jitquant::conv2d_add"),
+      c10::Symbol::fromQualString("jitquant::conv3d_add"), c10::Symbol::fromQualString("jitquant::linear_add")};
+  if (std::find(kinds.begin(), kinds.end(), conv->kind()) == kinds.end() ||
+      conv->input(0) == conv->input(1) || !may_be_overwritten(conv->input(1), conv)) {
+    return false;
+  }
+  Value* kernel = insert_op(conv, conv, "jitquant::in_place", {conv->input(2)});
+  Value* written = insert_op(conv, conv, conv->kind().toQualString() + std::string("_"),
+                             {conv->input(0), conv->input(1), kernel});
+  conv->output()->replaceAllUsesWith(written);
+  conv->destroy();
+  return true;
+}
+
 }  // namespace
 
 int64_t FuseResidualAdd(Context& context) {
-  if (context.options.engine != "onednn") {
+  const bool plain = context.target().plain_integers;
+  if (!plain && context.options.engine != "onednn") {
     return 0;
   }
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](Node* node) { count += fuse(context, node); });
+    for_each_node(graph->block(),
+                  [&](Node* node) { count += plain ? write_in_place(node) : fuse(context, node); });
     eliminate_dead_code(graph);
   }
   return count;

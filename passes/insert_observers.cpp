@@ -57,7 +57,7 @@ class Inserter {
 
   void visit(Node* node) {
     const OpRow* row = find_row(node);
-    if (row == nullptr || !has_integer_form(*row) || casts(node)) {
+    if (row == nullptr || !has_integer_form(context_.target(), *row) || casts(node)) {
       return;
     }
     const auto outputs = tensor_outputs(node);

@@ -126,7 +126,7 @@ class Inserter {
   void visit(Node* node) {
     const OpRow* row = find_row(node);
     if (row == nullptr || row->output == Output::Observed || is_fenced(node) || casts(node) ||
-        !has_integer_form(*row)) {
+        !has_integer_form(context_.target(), *row)) {
       return;
     }
     const auto slots = activation_slots(node, *row);

@@ -164,15 +164,39 @@ TORCH_LIBRARY(jitquant, library) {
                     spec.tensors = std::get<1>(state);
                     return make_kernel(std::move(spec));
                   });
-  library.def("conv_prepack", conv_prepack);
-  library.def("linear_prepack", linear_prepack);
-  library.def("binary_prepack", binary_prepack);
-  library.def("activation_prepack", activation_prepack);
-  library.def("pool_prepack", pool_prepack);
-  library.def("adaptive_avg_pool_prepack", adaptive_avg_pool_prepack);
-  library.def("quantize_prepack", quantize_prepack);
-  library.def("dequantize_prepack", dequantize_prepack);
-  library.def("in_place", in_place);
+  // Schemas in full: from an inferred one the compiler would have to fear side effects.
+  const std::string made = " -> __torch__.torch.classes.jitquant.Kernel";
+  const std::string sum =
+      "float? scale, int zero_point, str activation, bool sum, float? other_scale, int other_zero_point";
+  const std::string weight = "(Tensor weight, Tensor weight_scales, Tensor? bias, ";
+  library.def(("conv_prepack" + weight +
+               "int[] stride, int[] padding, int[] dilation, int groups, float input_scale,"
+               " int input_zero_point, " +
+               sum + ", int[]? output_padding)" + made)
+                  .c_str(),
+              conv_prepack);
+  library.def(
+      ("linear_prepack" + weight + "float input_scale, int input_zero_point, " + sum + ")" + made).c_str(),
+      linear_prepack);
+  library.def(("binary_prepack(str kind, float input_scale, int input_zero_point, float other_scale,"
+               " int other_zero_point, float? scale, int zero_point, str activation)" +
+               made)
+                  .c_str(),
+              binary_prepack);
+  library.def(("activation_prepack(float input_scale, int input_zero_point, float? scale, int zero_point,"
+               " str activation)" +
+               made)
+                  .c_str(),
+              activation_prepack);
+  library.def(("pool_prepack(str kind, int[] window, int[] stride, int[] padding, int[] dilation,"
+               " bool ceil_mode, bool count_include_pad)" +
+               made)
+                  .c_str(),
+              pool_prepack);
+  library.def(("adaptive_avg_pool_prepack(int[] size)" + made).c_str(), adaptive_avg_pool_prepack);
+  library.def(("quantize_prepack(float scale, int zero_point)" + made).c_str(), quantize_prepack);
+  library.def(("dequantize_prepack(float scale, int zero_point)" + made).c_str(), dequantize_prepack);
+  library.def(("in_place(__torch__.torch.classes.jitquant.Kernel kernel)" + made).c_str(), in_place);
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
   for (const char* name : {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool",
                            "adaptive_avg_pool", "quantize", "dequantize"}) {

@@ -1,5 +1,6 @@
 #include "csrc/runtime/onednn.h"
 
+#include <cmath>
 #include <cstring>
 
 #include <ATen/ATen.h>
@@ -107,7 +108,9 @@ void append_activation(dnnl::post_ops& ops, const Activation& activation) {
   using dnnl::algorithm;
   const auto& name = activation.name;
   auto argument = [&](size_t i) { return static_cast<float>(activation.arguments.at(i)); };
-  if (name == "clip") {
+  if (name == "clip" && activation.arguments.at(0) == 0 && std::isinf(activation.arguments.at(1))) {
+    ops.append_eltwise(algorithm::eltwise_relu, 0, 0);
+  } else if (name == "clip") {
     ops.append_eltwise(algorithm::eltwise_clip, argument(0), argument(1));
   } else if (name == "hardswish") {
     ops.append_eltwise(algorithm::eltwise_hardswish, 1.0F / 6, 0.5F);
@@ -137,11 +140,15 @@ Tail::Tail(const Spec& spec, const char* other_name) {
   const auto output = spec.qparams("output");
   const auto other = spec.qparams(other_name);
   const Activation activation = spec.activation();
+  const bool clips = activation.name == "clip" && output;
+  const bool linear = clips || activation.name.empty() || activation.name == "linear";
   dtype = !output ? at::kFloat : spec.has("signed_output") ? at::kChar : at::kByte;
-  const bool linear = output && (activation.name.empty() || activation.name == "clip");
   if (linear) {
-    factor = 1 / output->scale;
-    shift = static_cast<double>(output->zero_point);
+    const bool given = activation.name == "linear";
+    const double unit = output ? output->scale : 1.0;
+    factor = (given ? activation.arguments.at(0) : 1.0) / unit;
+    shift = (given ? activation.arguments.at(1) : 0.0) / unit;
+    shift += output ? static_cast<double>(output->zero_point) : 0.0;
   }
   if (spec.has("sum")) {
     // The other operand lies in the output's memory, so it has the output's dtype.
@@ -155,9 +162,8 @@ Tail::Tail(const Spec& spec, const char* other_name) {
       ops.append_eltwise(dnnl::algorithm::eltwise_linear, static_cast<float>(1 / output->scale),
                          static_cast<float>(output->zero_point));
     }
-    return;
   }
-  if (!activation.name.empty()) {
+  if (clips) {
     const auto [lowest, highest] = integer_bounds(dtype);
     const double low = activation.arguments.at(0) * factor + static_cast<double>(output->zero_point);
     const double high = activation.arguments.at(1) * factor + static_cast<double>(output->zero_point);

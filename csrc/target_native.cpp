@@ -1,0 +1,208 @@
+// The `native` target: plain uint8 tensors and jitquant's own ops, which hold oneDNN primitives.
+#include <algorithm>
+#include <cstdio>
+
+#include <ATen/ATen.h>
+
+#include "csrc/graph_edit.h"
+#include "csrc/target.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.17g", value);
+  return text;
+}
+
+std::optional<double> scalar(const Node* node, const char* name) {
+  auto value = constant_of(node->namedInput(name));
+  if (!value) {
+    return std::nullopt;
+  }
+  if (value->isTensor()) {
+    const auto tensor = value->toTensor();
+    return tensor.numel() == 1 ? std::optional(tensor.item().toDouble()) : std::nullopt;
+  }
+  return value->isScalar() ? std::optional(value->toScalar().toDouble()) : std::nullopt;
+}
+
+// The words for ops without arguments of their own.
+const std::map<std::string, std::string>& plain_words() {
+  static const std::map<std::string, std::string> words{
+      {"aten::relu", "clip,0,inf"}, {"aten::hardswish", "hardswish"},     {"aten::silu", "swish"},
+      {"aten::sigmoid", "sigmoid"}, {"aten::hardsigmoid", "hardsigmoid"}, {"aten::tanh", "tanh"},
+  };
+  return words;
+}
+
+bool is_number(const Node* node, const char* name) { return scalar(node, name).has_value(); }
+
+// A product with, or a quotient by, a number.
+std::optional<std::string> linear_words(const Node* node) {
+  const auto* schema = node->maybeSchema();
+  const bool multiplies = node->kind() == c10::aten::mul;
+  if (schema == nullptr || (!multiplies && node->kind() != c10::aten::div) || node->inputs().size() != 2 ||
+      !is_number(node, "other")) {
+    return std::nullopt;
+  }
+  const double other = *scalar(node, "other");
+  if (!multiplies && other == 0) {
+    return std::nullopt;
+  }
+  return "linear," + number(multiplies ? other : 1 / other) + ",0";
+}
+
+std::string conv_recipe(const std::string& run, const std::string& output_padding) {
+  return "integers = aten::int_repr(weight);"
+         "kernel = jitquant::conv_prepack(integers, $weight_scales, bias, stride, padding, dilation, groups,"
+         " $input_scale, $input_zero_point, $scale, $zero_point, $activation, $sum, $other_scale,"
+         " $other_zero_point, " +
+         output_padding + ");" + run;
+}
+
+std::string linear_recipe(const std::string& run) {
+  return "integers = aten::int_repr(weight);"
+         "kernel = jitquant::linear_prepack(integers, $weight_scales, bias, $input_scale, $input_zero_point,"
+         " $scale, $zero_point, $activation, $sum, $other_scale, $other_zero_point);" +
+         run;
+}
+
+IntegerForm binary_form(const std::string& op, const std::string& name) {
+  return {.op = op,
+          .recipe = "kernel = jitquant::binary_prepack('" + name +
+                    "', $self_scale, $self_zero_point, $other_scale, $other_zero_point, $scale, $zero_point,"
+                    " $activation);"
+                    "jitquant::" +
+                    name + "(self, other, kernel)",
+          .takes_activation = true,
+          .gives_float = true};
+}
+
+// Zeros that an average counts in the padding are not the integers' zero.
+bool pads_with_zero(const Context& context, const Lowering& lowering) {
+  auto padding = constant_of(lowering.node->namedInput("padding"));
+  auto counted = constant_of(lowering.node->namedInput("count_include_pad"));
+  auto zero_point = context.static_value(lowering.names.at("$input_zero_point"));
+  if (!padding || !counted) {
+    return false;
+  }
+  const auto sizes = padding->toIntVector();
+  const bool unpadded = std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size == 0; });
+  return unpadded || !counted->toBool() || (zero_point && zero_point->toInt() == 0);
+}
+
+bool gives_known_activation(const Context& /*context*/, const Lowering& lowering) {
+  return activation_words(lowering.node).has_value();
+}
+
+void add_pools(std::vector<IntegerForm>& forms, const std::string& dimensions) {
+  forms.push_back({.op = "aten::max_pool" + dimensions + "d",
+                   .recipe = "kernel = jitquant::pool_prepack('max', kernel_size, stride, padding, dilation,"
+                             " ceil_mode, False); jitquant::pool(self, kernel)"});
+  forms.push_back({.op = "aten::avg_pool" + dimensions + "d",
+                   .recipe = "kernel = jitquant::pool_prepack('avg', kernel_size, stride, padding, [1],"
+                             " ceil_mode, count_include_pad); jitquant::pool(self, kernel)",
+                   .suits = pads_with_zero});
+  forms.push_back({.op = "aten::adaptive_avg_pool" + dimensions + "d",
+                   .recipe = "kernel = jitquant::adaptive_avg_pool_prepack(output_size);"
+                             "jitquant::adaptive_avg_pool(self, kernel)"});
+}
+
+void add_convs(std::vector<IntegerForm>& forms, const std::string& dimensions) {
+  const std::string conv = "jitquant::conv" + dimensions + "d";
+  forms.push_back({.op = "aten::conv" + dimensions + "d",
+                   .recipe = conv_recipe(conv + "(input, kernel)", "None"),
+                   .sum_recipe = conv_recipe(conv + "_add(input, $other, kernel)", "None"),
+                   .takes_activation = true,
+                   .gives_float = true});
+  const std::string overload = dimensions == "1" ? "" : ".input";
+  forms.push_back({.op = "aten::conv_transpose" + dimensions + "d" + overload,
+                   .recipe = conv_recipe("jitquant::conv_transpose(input, kernel)", "output_padding"),
+                   .takes_activation = true,
+                   .gives_float = true});
+}
+
+std::vector<IntegerForm> make_forms() {
+  std::vector<IntegerForm> forms;
+  for (const char* dimensions : {"1", "2", "3"}) {
+    add_convs(forms, dimensions);
+    add_pools(forms, dimensions);
+  }
+  forms.push_back({.op = "aten::linear",
+                   .recipe = linear_recipe("jitquant::linear(input, kernel)"),
+                   .sum_recipe = linear_recipe("jitquant::linear_add(input, $other, kernel)"),
+                   .takes_activation = true,
+                   .gives_float = true});
+  forms.push_back(binary_form("aten::add.Tensor", "add"));
+  forms.push_back(binary_form("aten::mul.Tensor", "mul"));
+  for (const char* op : {"relu", "hardtanh", "clamp", "hardswish", "silu", "sigmoid", "hardsigmoid", "tanh",
+                         "gelu", "leaky_relu", "elu"}) {
+    forms.push_back({.op = std::string("aten::") + op,
+                     .recipe = "kernel = jitquant::activation_prepack($self_scale, $self_zero_point, $scale,"
+                               " $zero_point, $activation); jitquant::activation(self, kernel)",
+                     .suits = gives_known_activation,
+                     .is_activation = true});
+  }
+  forms.push_back(
+      {.op = "aten::constant_pad_nd", .recipe = "aten::constant_pad_nd(self, pad, $input_zero_point)"});
+  return forms;
+}
+
+const std::vector<IntegerForm>& forms() {
+  static const std::vector<IntegerForm> made = make_forms();
+  return made;
+}
+
+bool runs(const std::string& /*engine*/, const Node* /*node*/) { return true; }
+
+}  // namespace
+
+std::optional<std::string> activation_words(const Node* node) {
+  if (node->maybeSchema() == nullptr) {
+    return std::nullopt;
+  }
+  auto known = plain_words().find(node->kind().toQualString());
+  if (known != plain_words().end()) {
+    return known->second;
+  }
+  const OpRow* row = find_row(node);
+  if (row != nullptr && row->bounds) {
+    auto bounds = clamp_bounds(node, *row);
+    return bounds ? std::optional("clip," + number(bounds->first) + "," + number(bounds->second))
+                  : std::nullopt;
+  }
+  if (node->kind() == c10::aten::leaky_relu && is_number(node, "negative_slope")) {
+    return "leaky_relu," + number(*scalar(node, "negative_slope"));
+  }
+  if (node->kind() == c10::aten::elu && is_number(node, "alpha") && scalar(node, "scale") == 1.0 &&
+      scalar(node, "input_scale") == 1.0) {
+    return "elu," + number(*scalar(node, "alpha"));
+  }
+  if (node->kind() == c10::aten::gelu) {
+    auto approximate = constant_of(node->namedInput("approximate"));
+    return !approximate
+               ? std::nullopt
+               : std::optional<std::string>(approximate->toStringRef() == "none" ? "gelu" : "gelu_tanh");
+  }
+  return linear_words(node);
+}
+
+const Target& native_target() {
+  static const Target target{
+      .name = "native",
+      .plain_integers = true,
+      .forms = forms,
+      .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
+                      "jitquant::activation_prepack", "jitquant::pool_prepack",
+                      "jitquant::adaptive_avg_pool_prepack", "jitquant::quantize_prepack",
+                      "jitquant::dequantize_prepack", "jitquant::in_place"},
+      .runs = runs};
+  return target;
+}
+
+}  // namespace jitquant

@@ -1,0 +1,88 @@
+// lower_plain_integers: on a target of plain integers, what is left of quantized tensors goes away.
+//
+// Before:
+//   %q = aten::quantize_per_tensor(%x, %scale, %zero_point, %dtype)
+//   %i = aten::int_repr(%q)
+//   ...
+//   %r = aten::_make_per_tensor_quantized_tensor(%j, %scale.1, %zero_point.1)
+//   %y = aten::dequantize(%r)
+// After:
+//   %k = jitquant::quantize_prepack(%scale, %zero_point)
+//   %i = jitquant::quantize(%x, %k)
+//   ...
+//   %k.1 = jitquant::dequantize_prepack(%scale.1, %zero_point.1)
+//   %y = jitquant::dequantize(%j, %k.1)
+//
+// Left alone: weights, and other targets.
+
+#include "csrc/graph_edit.h"
+#include "csrc/pass.h"
+#include "csrc/quantization_params.h"
+#include "csrc/target.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+// Activations only: a quantized weight is a constant once the module is frozen.
+bool gives_activation(const Node* quantize) {
+  auto dtype = is_quantize(quantize) ? constant_of(quantize->input(3)) : std::nullopt;
+  return dtype && static_cast<at::ScalarType>(dtype->toInt()) == at::kQUInt8;
+}
+
+Value* insert_kernel_op(const std::string& op, Node* before, Value* input, Value* scale, Value* zero_point) {
+  Value* kernel = insert_op(before, before, op + "_prepack", {scale, zero_point});
+  return insert_op(before, before, op, {input, kernel});
+}
+
+bool lower(Node* node) {
+  static const auto int_repr = c10::Symbol::fromQualString("aten::int_repr");
+  static const auto make_quantized = c10::Symbol::fromQualString("aten::_make_per_tensor_quantized_tensor");
+  if (gives_activation(node)) {
+    Value* integers = nullptr;
+    for (const auto& use : std::vector(node->output()->uses())) {
+      if (use.user->kind() == int_repr) {
+        integers = integers != nullptr ? integers
+                                       : insert_kernel_op("jitquant::quantize", node, node->input(0),
+                                                          node->input(1), node->input(2));
+        use.user->output()->replaceAllUsesWith(integers);
+      }
+    }
+    return integers != nullptr;
+  }
+  const bool asks = asks_for_shape(node);
+  Node* source = asks || node->kind() == c10::aten::dequantize ? node->input(0)->node() : nullptr;
+  if (source == nullptr || source->kind() != make_quantized) {
+    return false;
+  }
+  if (asks) {
+    node->replaceInput(0, source->input(0));
+    return true;
+  }
+  node->output()->replaceAllUsesWith(
+      insert_kernel_op("jitquant::dequantize", node, source->input(0), source->input(1), source->input(2)));
+  return true;
+}
+
+}  // namespace
+
+int64_t LowerPlainIntegers(Context& context) {
+  if (!context.target().plain_integers) {
+    return 0;
+  }
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) { count += lower(node); });
+    eliminate_dead_code(graph);
+  }
+  return count;
+}
+
+JITQUANT_PASS(LowerPlainIntegers, "lower_plain_integers",
+              "On a target of plain integers, quantized tensors go away.");
+
+}  // namespace jitquant

@@ -1,0 +1,93 @@
+// remove_inner_quant: nothing is rounded in the middle of what the target computes in one op, nor on the way
+// to an op that takes float.
+//
+// Before (with a target whose convolutions take a hardswish along):
+//   %c = aten::conv2d(%x, ...)
+//   %q = aten::quantize_per_tensor(%c, ...)
+//   %d = aten::dequantize(%q)
+//   %h = aten::hardswish(%d)
+// After:
+//   %c = aten::conv2d(%x, ...)
+//   %h = aten::hardswish(%c)
+//
+// The same goes for the add of a residual, and for a value that only float ops take, where the target's op
+// can give it as float. It runs before the debug mode stops, so that this rounds where the integer ops do.
+// Left alone: values that an integer op takes as well.
+
+#include "csrc/chain.h"
+#include "csrc/graph_edit.h"
+#include "csrc/op_table.h"
+#include "csrc/pass.h"
+#include "csrc/quantization_params.h"
+#include "csrc/target.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+const IntegerForm* form_of(const Target& target, const Node* node) {
+  const OpRow* row = find_row(node);
+  return row == nullptr ? nullptr : find_form(target, *row);
+}
+
+bool takes_float(const Target& target, const Node* node) {
+  const OpRow* row = find_row(node);
+  const IntegerForm* form = form_of(target, node);
+  return row == nullptr || !has_integer_form(target, *row) || (form != nullptr && form->takes_float);
+}
+
+// Whether the op can give its result as float: because it does anyway, or because its integer form may.
+bool gives_float(const Target& target, const Chain& chain) {
+  const IntegerForm* form = form_of(target, chain.op);
+  return form != nullptr && form->gives_float;
+}
+
+int64_t remove_pair(Value* value) {
+  Value* past = value == nullptr ? nullptr : past_pair(value);
+  if (past == nullptr) {
+    return 0;
+  }
+  past->replaceAllUsesWith(value);
+  return 1;
+}
+
+int64_t visit(const Target& target, Node* node) {
+  const OpRow* row = find_row(node);
+  const IntegerForm* form = form_of(target, node);
+  if (form == nullptr || node->outputs().size() != 1 || is_fenced(node)) {
+    return 0;
+  }
+  const Chain chain = find_chain(node, *row, *form, /*through_pairs=*/true);
+  int64_t count = 0;
+  if (form->takes_activation) {
+    count += chain.add == nullptr ? 0 : remove_pair(node->output());
+    Value* last = chain.add == nullptr ? node->output() : chain.add->output();
+    count += chain.activation == nullptr ? 0 : remove_pair(last);
+  }
+  Value* past = gives_float(target, chain) ? past_pair(chain.end) : nullptr;
+  if (past != nullptr && std::all_of(past->uses().begin(), past->uses().end(),
+                                     [&](const auto& use) { return takes_float(target, use.user); })) {
+    count += remove_pair(chain.end);
+  }
+  return count;
+}
+
+}  // namespace
+
+int64_t RemoveInnerQuant(Context& context) {
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) { count += visit(context.target(), node); });
+    eliminate_dead_code(graph);
+  }
+  return count;
+}
+
+JITQUANT_PASS(RemoveInnerQuant, "remove_inner_quant",
+              "Nothing is rounded inside what the target computes in one op.");
+
+}  // namespace jitquant
