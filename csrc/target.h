@@ -31,7 +31,7 @@ struct Lowering {
 //                                      tensors; None and 0 where it is float,
 //   $weight_scales, $weight_zero_points
 //   $activation                        the elementwise function in words, such as "clip,0,6", or "",
-//   $sum, $other, $other_scale …       whether an add follows, and its other operand.
+//   $sum, $other, $other_scale …       "copy" where an add follows, else "", and its other operand.
 // An argument of the float op that the recipe does not take must have its default value, else the op stays
 // float.
 struct IntegerForm {

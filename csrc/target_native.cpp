@@ -193,15 +193,14 @@ std::optional<std::string> activation_words(const Node* node) {
 }
 
 const Target& native_target() {
-  static const Target target{
-      .name = "native",
-      .plain_integers = true,
-      .forms = forms,
-      .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
-                      "jitquant::activation_prepack", "jitquant::pool_prepack",
-                      "jitquant::adaptive_avg_pool_prepack", "jitquant::quantize_prepack",
-                      "jitquant::dequantize_prepack", "jitquant::in_place"},
-      .runs = runs};
+  static const Target target{.name = "native",
+                             .plain_integers = true,
+                             .forms = forms,
+                             .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack",
+                                             "jitquant::binary_prepack", "jitquant::activation_prepack",
+                                             "jitquant::pool_prepack", "jitquant::adaptive_avg_pool_prepack",
+                                             "jitquant::quantize_prepack", "jitquant::dequantize_prepack"},
+                             .runs = runs};
   return target;
 }
 

@@ -223,7 +223,7 @@ class Fuser {
     names["$activation"] =
         constant(before, activation == nullptr ? std::string() : activation_words(activation).value_or(""));
     lowering.sum = chain.add != nullptr;
-    names["$sum"] = constant(before, lowering.sum);
+    names["$sum"] = constant(before, std::string(lowering.sum ? "copy" : ""));
     if (names.count("$other_scale") == 0) {
       names["$other_scale"] = none;
       names["$other_zero_point"] = zero;

@@ -116,14 +116,23 @@ bool fuse(const Context& context, Node* add) {
 
 // On the native target the two are one op already. Where it may, it takes the memory of what it adds.
 bool write_in_place(Node* conv) {
-  static const std::vector<c10::Symbol> kinds{
-      c10::Symbol::fromQualString("jitquant::conv1d_add"), c10::Symbol::fromQualString("jitquant::conv2d_add"),
-      c10::Symbol::fromQualString("jitquant::conv3d_add"), c10::Symbol::fromQualString("jitquant::linear_add")};
+  static const std::vector<c10::Symbol> kinds{c10::Symbol::fromQualString("jitquant::conv1d_add"),
+                                              c10::Symbol::fromQualString("jitquant::conv2d_add"),
+                                              c10::Symbol::fromQualString("jitquant::conv3d_add"),
+                                              c10::Symbol::fromQualString("jitquant::linear_add")};
   if (std::find(kinds.begin(), kinds.end(), conv->kind()) == kinds.end() ||
       conv->input(0) == conv->input(1) || !may_be_overwritten(conv->input(1), conv)) {
     return false;
   }
-  Value* kernel = insert_op(conv, conv, "jitquant::in_place", {conv->input(2)});
+  Value* kernel = conv->input(2);
+  if (kernel->uses().size() != 1 || !kernel->node()->maybeSchema()) {
+    return false;
+  }
+  const auto place = kernel->node()->schema().argumentIndexWithName("sum");
+  if (!place) {
+    return false;
+  }
+  kernel->node()->replaceInput(*place, constant(kernel->node(), std::string("in_place")));
   Value* written = insert_op(conv, conv, conv->kind().toQualString() + std::string("_"),
                              {conv->input(0), conv->input(1), kernel});
   conv->output()->replaceAllUsesWith(written);

@@ -1,7 +1,12 @@
 // add and mul: two tensors element by element, with broadcasting and with what follows.
 // activation: an elementwise function alone.
+#include <algorithm>
+#include <cmath>
+
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
+#include <ATen/Parallel.h>
 
 #include "csrc/runtime/onednn.h"
 
@@ -76,6 +81,22 @@ class Binary : public Kernel {
 
   virtual void add_primitive(Plan& plan, const Tail& tail, Tensors inputs, bool swapped) const = 0;
 
+  // What oneDNN has no quick kernel for: broadcasts of other kinds, and products of two zero points.
+  void compute_in_float(Plan& plan, at::Tensor (*combine)(const at::Tensor&, const at::Tensor&)) const {
+    Spec spec = spec_;
+    spec.set("kernel", "activation");
+    spec.set("input", QParams{1, 0});
+    plan.implementation = "aten:float";
+    plan.compute = [left = *spec_.qparams("input"), right = *spec_.qparams("other"), combine,
+                    finish_up = make_kernel(spec)](Tensors given) {
+      auto real = [](const at::Tensor& integers, QParams params) {
+        return (integers.to(at::kFloat) - static_cast<float>(params.zero_point)) *
+               static_cast<float>(params.scale);
+      };
+      return finish_up->run({combine(real(given[0], left), real(given[1], right))});
+    };
+  }
+
  private:
   static void append_all(dnnl::post_ops& ops, const dnnl::post_ops& more) {
     for (int i = 0; i < more.len(); ++i) {
@@ -93,6 +114,10 @@ class Add final : public Binary {
 
  protected:
   void add_primitive(Plan& plan, const Tail& tail, Tensors inputs, bool swapped) const override {
+    if (inputs[0].sizes() != inputs[1].sizes()) {
+      compute_in_float(plan, [](const at::Tensor& a, const at::Tensor& b) { return at::add(a, b); });
+      return;
+    }
     const QParams left = *spec_.qparams("input");
     const QParams right = *spec_.qparams("other");
     dnnl::primitive_attr attributes;
@@ -112,6 +137,22 @@ class Add final : public Binary {
 
 JITQUANT_KERNEL(Add, "add");
 
+// Integers times one factor for each channel, channels last. oneDNN 3.2 has only its reference kernel for
+// 8-bit operands of which one is broadcast, five hundred times slower than this.
+__attribute__((optimize("O3"), target_clones("arch=skylake-avx512", "arch=haswell", "default"))) void
+scale_channels(const uint8_t* input, const float* factors, uint8_t* output, int64_t pixels, int64_t channels,
+               float zero_point, float shift, float low, float high) {
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    const uint8_t* from = input + pixel * channels;
+    uint8_t* to = output + pixel * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      const float value = (static_cast<float>(from[c]) - zero_point) * factors[c] + shift;
+      const float bounded = std::min(std::max(value, low), high);
+      to[c] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyintf(bounded)));
+    }
+  }
+}
+
 class Mul final : public Binary {
  public:
   using Binary::Binary;
@@ -120,58 +161,62 @@ class Mul final : public Binary {
   void add_primitive(Plan& plan, const Tail& tail, Tensors inputs, bool swapped) const override {
     const QParams left = *spec_.qparams("input");
     const QParams right = *spec_.qparams("other");
-    const double factor = left.scale * right.scale * tail.factor;
-    const size_t full = swapped ? 1 : 0;  // the operand of the result's sizes
-    const QParams& wide = swapped ? right : left;
-    const QParams& narrow = swapped ? left : right;
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (left.zero_point == 0 && right.zero_point == 0) {
-      set_scale(plan, attributes, DNNL_ARG_SRC_0, factor);
+    const size_t wide = swapped ? 1 : 0;  // the operand of the result's sizes
+    const auto gate = inputs[1 - wide].sizes();
+    const bool same_sizes = gate == inputs[wide].sizes();
+    const bool for_each_channel = gate.size() > 2 && gate[1] == plan.sizes[1] && gate[0] == plan.sizes[0] &&
+                                  c10::multiply_integers(gate.slice(2)) == 1;
+    if (for_each_channel && !same_sizes && plan.dtype == at::kByte && tail.ops.len() == 0 &&
+        plan.layout == Layout::ChannelsLast) {
+      scale_by_gate(plan, left, right, tail, wide);
+    } else if (same_sizes && left.zero_point == 0 && right.zero_point == 0) {
+      dnnl::primitive_attr attributes;
+      attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+      set_scale(plan, attributes, DNNL_ARG_SRC_0, left.scale * right.scale * tail.factor);
       attributes.set_post_ops(followed_by({}, tail, 1, tail.shift));
-      plan.inputs.emplace_back(swapped ? DNNL_ARG_SRC_1 : DNNL_ARG_SRC_0, desc_of(inputs[0]));
-      plan.inputs.emplace_back(swapped ? DNNL_ARG_SRC_0 : DNNL_ARG_SRC_1, desc_of(inputs[1]));
-      finish<dnnl::binary>(plan, {engine(), algorithm::binary_mul, plan.inputs[full].second,
-                                  plan.inputs[1 - full].second, plan.output.second, attributes});
-      return;
+      plan.inputs.emplace_back(DNNL_ARG_SRC_0, desc_of(inputs[0]));
+      plan.inputs.emplace_back(DNNL_ARG_SRC_1, desc_of(inputs[1]));
+      finish<dnnl::binary>(plan, {engine(), algorithm::binary_mul, plan.inputs[0].second,
+                                  plan.inputs[1].second, plan.output.second, attributes});
+    } else {
+      compute_in_float(plan, at::mul);
     }
-    if (narrow.zero_point != 0) {
-      compute_in_float(plan, left, right, tail);
-      return;
-    }
-    // (wide - zero point) * narrow * factor + shift
-    const auto number = one_number(plan.sizes.size());
-    dnnl::post_ops ops;
-    ops.append_binary(algorithm::binary_mul, desc_of(inputs[1 - full]));
-    attributes.set_post_ops(followed_by(ops, tail, factor, tail.shift));
-    const int second = DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1;
-    plan.inputs.emplace_back(swapped ? second : DNNL_ARG_SRC_0, desc_of(inputs[0]));
-    plan.inputs.emplace_back(swapped ? DNNL_ARG_SRC_0 : second, desc_of(inputs[1]));
-    plan.constants.emplace_back(DNNL_ARG_SRC_1,
-                                constant_memory(at::full({1}, -static_cast<float>(wide.zero_point)), number));
-    finish<dnnl::binary>(plan, {engine(), algorithm::binary_add, plan.inputs[full].second, number,
-                                plan.output.second, attributes});
   }
 
  private:
-  void compute_in_float(Plan& plan, QParams left, QParams right, const Tail& tail) const;
-};
-
-// Both operands have a zero point: rare, since gates have none, and no chain of post-ops says it.
-void Mul::compute_in_float(Plan& plan, QParams left, QParams right, const Tail& tail) const {
-  Spec spec = spec_;
-  spec.set("kernel", "activation");
-  spec.set("input", QParams{1, 0});
-  const auto finish_up = make_kernel(spec);
-  (void)tail;
-  plan.compute = [left, right, finish_up](Tensors given) {
-    auto real = [](const at::Tensor& integers, QParams params) {
-      return (integers.to(at::kFloat) - static_cast<float>(params.zero_point)) *
-             static_cast<float>(params.scale);
+  // A gate for each channel, as squeeze-and-excite has.
+  static void scale_by_gate(Plan& plan, QParams left, QParams right, const Tail& tail, size_t wide) {
+    const QParams values = wide == 0 ? left : right;
+    const QParams gates = wide == 0 ? right : left;
+    const double factor = left.scale * right.scale * tail.factor;
+    plan.implementation = "loop:scale_channels";
+    plan.compute = [=, sizes = plan.sizes, strides = strides_of(plan.sizes, plan.layout),
+                    shift = tail.shift](Tensors given) {
+      const at::Tensor result = at::detail::empty_strided_cpu(sizes, strides, at::kByte);
+      const at::Tensor factors =
+          (given[1 - wide].contiguous().flatten(1).to(at::kFloat) - static_cast<float>(gates.zero_point)) *
+          factor;
+      const auto [low, high] = integer_bounds(at::kByte);
+      const int64_t channels = sizes[1];
+      const int64_t pixels = c10::multiply_integers(sizes) / sizes[0] / channels;
+      const auto* input = given[wide].const_data_ptr<uint8_t>();
+      auto* output = result.data_ptr<uint8_t>();
+      const auto* gate = factors.const_data_ptr<float>();
+      const double bottom = low, top = high;  // structured bindings cannot be captured
+      at::parallel_for(0, sizes[0] * pixels, 1 << 14, [&](int64_t begin, int64_t end) {
+        while (begin < end) {
+          const int64_t image = begin / pixels;
+          const int64_t stop = std::min(end, (image + 1) * pixels);
+          scale_channels(input + begin * channels, gate + image * channels, output + begin * channels,
+                         stop - begin, channels, static_cast<float>(values.zero_point),
+                         static_cast<float>(shift), static_cast<float>(bottom), static_cast<float>(top));
+          begin = stop;
+        }
+      });
+      return result;
     };
-    return finish_up->run({real(given[0], left) * real(given[1], right)});
-  };
-}
+  }
+};
 
 JITQUANT_KERNEL(Mul, "mul");
 

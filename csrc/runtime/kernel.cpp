@@ -95,7 +95,8 @@ struct Kernel::Entry {
   }
 };
 
-Kernel::Kernel(Spec spec) : spec_(std::move(spec)), in_place_(spec_.has("in_place")) {}
+Kernel::Kernel(Spec spec)
+    : spec_(std::move(spec)), in_place_(spec_.has("sum") && spec_.word("sum") == "in_place") {}
 
 Kernel::~Kernel() = default;
 

@@ -29,9 +29,9 @@ void set_output(Spec& spec, std::optional<double> scale, int64_t zero_point) {
   }
 }
 
-void set_other(Spec& spec, bool sum, std::optional<double> scale, int64_t zero_point) {
-  if (sum) {
-    spec.set("sum", "1");
+void set_other(Spec& spec, const std::string& sum, std::optional<double> scale, int64_t zero_point) {
+  if (!sum.empty()) {
+    spec.set("sum", sum);
     spec.set("other", QParams{scale.value_or(1), zero_point});
   }
 }
@@ -48,7 +48,7 @@ void set_weight(Spec& spec, const at::Tensor& weight, const at::Tensor& scales, 
 KernelPtr conv_prepack(const at::Tensor& weight, const at::Tensor& weight_scales, const MaybeTensor& bias,
                        const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
                        double input_scale, int64_t input_zero_point, std::optional<double> scale,
-                       int64_t zero_point, const std::string& activation, bool sum,
+                       int64_t zero_point, const std::string& activation, const std::string& sum,
                        std::optional<double> other_scale, int64_t other_zero_point,
                        const std::optional<Ints>& output_padding) {
   Spec spec = new_spec("conv", activation);
@@ -68,7 +68,7 @@ KernelPtr conv_prepack(const at::Tensor& weight, const at::Tensor& weight_scales
 
 KernelPtr linear_prepack(const at::Tensor& weight, const at::Tensor& weight_scales, const MaybeTensor& bias,
                          double input_scale, int64_t input_zero_point, std::optional<double> scale,
-                         int64_t zero_point, const std::string& activation, bool sum,
+                         int64_t zero_point, const std::string& activation, const std::string& sum,
                          std::optional<double> other_scale, int64_t other_zero_point) {
   Spec spec = new_spec("linear", activation);
   set_weight(spec, weight, weight_scales, bias);
@@ -133,13 +133,6 @@ KernelPtr dequantize_prepack(double scale, int64_t zero_point) {
   return make_kernel(std::move(spec));
 }
 
-// The same kernel, but its result takes the memory of what it adds.
-KernelPtr in_place(const KernelPtr& kernel) {
-  Spec spec = kernel->spec();
-  spec.set("in_place", "1");
-  return make_kernel(std::move(spec));
-}
-
 at::Tensor run_one(const at::Tensor& input, const KernelPtr& kernel) { return kernel->run({input}); }
 
 at::Tensor run_two(const at::Tensor& input, const at::Tensor& other, const KernelPtr& kernel) {
@@ -167,7 +160,7 @@ TORCH_LIBRARY(jitquant, library) {
   // Schemas in full: from an inferred one the compiler would have to fear side effects.
   const std::string made = " -> __torch__.torch.classes.jitquant.Kernel";
   const std::string sum =
-      "float? scale, int zero_point, str activation, bool sum, float? other_scale, int other_zero_point";
+      "float? scale, int zero_point, str activation, str sum, float? other_scale, int other_zero_point";
   const std::string weight = "(Tensor weight, Tensor weight_scales, Tensor? bias, ";
   library.def(("conv_prepack" + weight +
                "int[] stride, int[] padding, int[] dilation, int groups, float input_scale,"
@@ -196,7 +189,6 @@ TORCH_LIBRARY(jitquant, library) {
   library.def(("adaptive_avg_pool_prepack(int[] size)" + made).c_str(), adaptive_avg_pool_prepack);
   library.def(("quantize_prepack(float scale, int zero_point)" + made).c_str(), quantize_prepack);
   library.def(("dequantize_prepack(float scale, int zero_point)" + made).c_str(), dequantize_prepack);
-  library.def(("in_place(__torch__.torch.classes.jitquant.Kernel kernel)" + made).c_str(), in_place);
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
   for (const char* name : {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool",
                            "adaptive_avg_pool", "quantize", "dequantize"}) {
