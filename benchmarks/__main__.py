@@ -89,7 +89,7 @@ def _with_reference(names: Sequence[str] | None, *, quick: bool) -> list[str]:
 
 
 def subjects(chosen: argparse.Namespace) -> list[Subject]:
-    """Every model that was asked for, with its samples. Models that share a kind of samples share the rows."""
+    """Every model that was asked for, with its samples; those of one kind are made once."""
     limits = Limits(chosen.calibrate, chosen.judge)
     made: dict[Callable[[Path | None, Limits], Samples], Samples] = {}
     models = [(MODELS[name], [name]) for name in chosen.models]

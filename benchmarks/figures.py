@@ -37,7 +37,7 @@ class EngineFigures:
 
 @dataclass
 class Timing:
-    """The rounds at one number of threads and one batch. An engine that is missing from a round was left out."""
+    """The rounds at one number of threads and one batch. An engine missing from a round was left out."""
 
     threads: int
     batch: int

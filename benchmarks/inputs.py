@@ -62,9 +62,7 @@ def user_samples(path: Path, limits: Limits) -> Samples:
     content = torch.load(path, weights_only=True)
     tensors = [content] if isinstance(content, torch.Tensor) else list(content)
     if not tensors or len({len(tensor) for tensor in tensors}) != 1:
-        raise ValueError(
-            f"{path}: every argument needs as many rows (samples along dimension 0) as the others"
-        )
+        raise ValueError(f"{path}: each argument needs the same number of rows (samples along dimension 0)")
     arrays = [tensor.numpy() for tensor in tensors]
     count = len(arrays[0])
     split = 0 if count == 1 else max(1, count // 4)

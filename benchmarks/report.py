@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from benchmarks.engines import REFERENCE, Role
 from benchmarks.figures import EngineFigures, ModelFigures, Run, Timing
 
+LEGEND = """\
+*Time against peer* is jitquant's time divided by the best peer's (below 1 is faster), in brackets the lowest
+and highest of the rounds. SQNR is of the outputs against float. *Same answer* is the share of the same top-1
+as float, or the mean cosine of outputs where the model does not classify."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -58,13 +63,12 @@ def report(run: Run) -> str:
 
 def heading(run: Run) -> str:
     machine, settings = run.machine, run.settings
+    flags = ", ".join(machine["flags"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"{machine['processor']}, {machine['processors']} processors ({', '.join(machine['flags'])}); {versions}. "
-        f"Median of {settings['rounds']} rounds, every engine in a process of its own and in turns. "
-        "*Time against peer* is jitquant's time divided by the best peer's (below 1 is faster), in brackets the "
-        "lowest and highest of the rounds. SQNR is of the outputs against float. *Same answer* is the share of "
-        "the same top-1 as float, or the cosine of outputs where the model does not classify."
+        f"{machine['processor']}, {machine['processors']} processors ({flags}); {versions}. "
+        f"Median of {settings['rounds']} rounds, every engine in a process of its own and in turns.\n\n"
+        f"{LEGEND}"
     )
 
 

@@ -1,7 +1,7 @@
 """Runs engines on models: each converts in a process of its own, then all are timed in turns.
 
-One process computes at a time. In a round every engine is measured once, one after the other, so that a machine
-that slows down for a while slows all of them, and ratios are taken within a round.
+One process computes at a time. In a round every engine is measured once, one after the other, so that a
+machine that slows down for a while slows all of them, and ratios are taken within a round.
 """
 
 from collections.abc import Callable, Sequence

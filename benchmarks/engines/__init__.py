@@ -1,8 +1,8 @@
 """Every engine of the comparison, one row each. What an engine does is in the module that its row names.
 
-A module has `convert(subject, folder, options)`, which gives the file to deploy, or `load(file, threads, batch,
-options)`, which gives a Runner, or both. It is imported in a worker process only, so that no engine has to be
-installed for another to be measured.
+A module has `convert(subject, folder, options)`, which gives the file to deploy, or
+`load(file, threads, batch, options)`, which gives a Runner, or both. It is imported in a worker process only,
+so that no engine has to be installed for another to be measured.
 """
 
 import importlib
