@@ -10,7 +10,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot
 
 from benchmarks.engines import Role
-from benchmarks.figures import ModelFigures, Run
+from benchmarks.figures import ModelFigures, Run, Timing
 from benchmarks.report import compare, medians
 
 COLUMNS = 4
@@ -19,7 +19,7 @@ MARKERS = {Role.JITQUANT: "*", Role.PEER: "o"}
 
 def plot(run: Run, file: Path) -> None:
     """Write the picture of `run` to `file`."""
-    rows = math.ceil(len(run.models) / COLUMNS)
+    rows = max(1, math.ceil(len(run.models) / COLUMNS))
     figure = pyplot.figure(figsize=(16, 4.5 + 3.4 * rows), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[4.5, 3.4 * rows])
     _ratios(run, above.subplots())
@@ -67,7 +67,7 @@ def _ratios(run: Run, axes: Any) -> None:
 
 def _scatter(model: ModelFigures, axes: Any, colours: dict[str, Any]) -> None:
     """Speed against accuracy of everything quantized, at the first setting."""
-    timing = model.timings[0]
+    timing = model.timings[0] if model.timings else Timing(1, 1)
     times = medians(timing)
     for engine in model.engines:
         if engine.role in MARKERS and engine.engine in times and engine.sqnr_db is not None:
