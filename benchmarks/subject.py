@@ -1,0 +1,44 @@
+"""A model as an engine's converter gets it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.models import Model
+from benchmarks.samples import rows, saved_arrays
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A float network, the same as a ScriptModule, and what to calibrate on, one sample at a time."""
+
+    model: Model
+    network: nn.Module
+    script: torch.jit.ScriptModule
+    calibration: list[Inputs]
+
+
+def calibrate(model: Any, samples: list[Inputs]) -> None:
+    """Show `model` everything to calibrate on."""
+    with torch.inference_mode():
+        for inputs in samples:
+            model(*inputs)
+
+
+def subject_of(model: Model, samples: Path) -> Subject:
+    """`model` with what was saved for it in the folder `samples`."""
+    calibration = list(_inputs(samples))
+    network = model.network()
+    return Subject(model, network, model.script(network, calibration[0]), calibration)
+
+
+def _inputs(samples: Path) -> Iterator[Inputs]:
+    arrays = saved_arrays(samples, "calibration")
+    for position in range(len(arrays[0])):
+        yield tuple(torch.from_numpy(array) for array in rows(arrays, position, 1))
