@@ -1,8 +1,8 @@
 """Builds the extension ``jitquant._C`` and, where oneDNN is found, the op library of the native target.
 
-The op library, ``jitquant/lib/libjitquant_runtime.so``, has no Python in it. oneDNN is looked for in ``ONEDNN_ROOT``
-(with ``include/`` and ``lib/``), then where the PyPI packages ``onednn-cpu-gomp`` and ``onednn-devel-cpu-gomp`` put
-it. Everything else about the package is in pyproject.toml.
+The op library, ``jitquant/lib/libjitquant_runtime.so``, has no Python in it. oneDNN is looked for in
+``ONEDNN_ROOT`` (with ``include/`` and ``lib/``), then where the PyPI packages ``onednn-cpu-gomp`` and
+``onednn-devel-cpu-gomp`` put it. Everything else about the package is in pyproject.toml.
 """
 
 import os
@@ -85,8 +85,8 @@ def extensions() -> list[CppExtension]:
         sources("csrc/runtime"),
         include_dirs=[str(ROOT)],
         extra_compile_args=compile_flags(str(headers), *SYSTEM_HEADERS),
-        # Beside the library, then where pip puts oneDNN when jitquant is installed in the same environment, then
-        # where it was found.
+        # Beside the library, then where pip puts oneDNN when jitquant is in the same environment, then where
+        # it was found.
         extra_link_args=[
             str(library),
             *(f"-Wl,-rpath,{path}" for path in ("$ORIGIN", "$ORIGIN/../../../..", str(library.parent))),

@@ -145,7 +145,8 @@ def convert_jit(
         print_graphs, stop_after: as for ``prepare_jit``.
 
     Raises:
-        QuantizationError: for a target that is not available, for a model never prepared, or whose observers saw nothing, NaN or infinity.
+        QuantizationError: for a target that is not available, for a model never prepared, or whose
+            observers saw nothing, NaN or infinity.
     """
     caller = "convert_jit"
     check_script_module(model, caller)

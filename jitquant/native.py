@@ -14,7 +14,7 @@ _reason = ""
 
 
 def load() -> None:
-    """Registers the ops ``jitquant::`` with torch; ``import jitquant`` calls it. Does nothing where there are none."""
+    """Registers the ops ``jitquant::`` with torch, if they were built; ``import jitquant`` calls it."""
     global _reason
     if not LIBRARY.is_file():
         _reason = (

@@ -33,7 +33,7 @@ FOLD = (
 OBSERVE = ("insert_observers",)
 
 QUANTIZE = (
-    "insert_quant_dequant",
+    "insert_quant_dequant",  # what the observers saw is at hand
     "remove_inner_quant",  # debug=True stops here, and rounds where the integer ops do
 )
 
@@ -84,7 +84,13 @@ def run_pass(
         path: None if pair is None else (pair[0]._c, pair[1]._c) for path, pair in options.observers.items()
     }
     count, notes = _C.run_pass(
-        name, module._c, list(methods), options.engine, options.target, observers, list(options.preserved_attrs)
+        name,
+        module._c,
+        list(methods),
+        options.engine,
+        options.target,
+        observers,
+        list(options.preserved_attrs),
     )
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -1,0 +1,283 @@
+"""The native target: kernels against float arithmetic, networks end to end, and what is refused."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import jitquant
+from jitquant.errors import QuantizationError
+from tests.graphs import saved_and_loaded
+from tests.networks import sqnr, torchvision_model
+
+needs_library = pytest.mark.skipif(
+    not jitquant.native.is_available(), reason="this build has no native target"
+)
+WHOLE = {"": jitquant.get_default_qconfig()}
+NO_SUM = ("", None, 0)
+
+
+def uint8(*sizes: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    integers = torch.randint(0, 256, sizes, dtype=torch.uint8, generator=generator)
+    return integers.to(memory_format=torch.channels_last) if len(sizes) == 4 else integers
+
+
+def conv_kernel(
+    weight: Tensor, *, groups: int = 1, zero_point: int = 0, activation: str = "", scale: float | None = 0.5
+):
+    scales = torch.linspace(0.004, 0.006, len(weight))
+    bias = torch.linspace(-1, 1, len(weight))
+    kernel = torch.ops.jitquant.conv_prepack(
+        weight,
+        scales,
+        bias,
+        [1, 1],
+        [1, 1],
+        [1, 1],
+        groups,
+        0.02,
+        zero_point,
+        scale,
+        3,
+        activation,
+        *NO_SUM,
+        None,
+    )
+
+    def reference(integers: Tensor) -> Tensor:
+        real = (integers.double() - zero_point) * 0.02
+        return nn.functional.conv2d(
+            real, weight.double() * scales[:, None, None, None], bias.double(), 1, 1, 1, groups
+        )
+
+    return kernel, reference
+
+
+@needs_library
+@pytest.mark.parametrize("zero_point", [0, 100])
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [("", nn.Identity()), ("clip,0,6", nn.ReLU6()), ("hardswish", nn.Hardswish()), ("swish", nn.SiLU())],
+)
+def test_conv2d_agrees_with_float(zero_point: int, groups: int, activation: str, function: nn.Module) -> None:
+    """Test that the integers are within one of those that exact arithmetic gives, and mostly the same."""
+    weight = torch.randint(-127, 128, (16, 8 // groups, 3, 3), dtype=torch.int8)
+    kernel, reference = conv_kernel(weight, groups=groups, zero_point=zero_point, activation=activation)
+    inputs = uint8(2, 8, 9, 7)
+    expected = ((function(reference(inputs)) / 0.5).round() + 3).clamp(0, 255)
+    error = (torch.ops.jitquant.conv2d(inputs, kernel).double() - expected).abs()
+    assert error.max() <= 1
+    assert error.mean() < 0.02
+    assert expected.unique().numel() > 8
+
+
+@needs_library
+def test_float_output_is_not_rounded() -> None:
+    kernel, reference = conv_kernel(torch.randint(-127, 128, (16, 8, 3, 3), dtype=torch.int8), scale=None)
+    found = torch.ops.jitquant.conv2d(uint8(1, 8, 9, 7), kernel)
+    assert sqnr(reference(uint8(1, 8, 9, 7)).float(), found) > 100
+
+
+@needs_library
+def test_new_sizes_layouts_batches_and_threads_are_right() -> None:
+    """Test more shapes than a kernel remembers, channels-first and sliced inputs, other thread counts."""
+    kernel, reference = conv_kernel(torch.randint(-127, 128, (16, 8, 3, 3), dtype=torch.int8), zero_point=9)
+    threads = torch.get_num_threads()
+    try:
+        for size in [*range(3, 15), 3]:
+            torch.set_num_threads(1 + size % 2)
+            integers = uint8(2, 16, size, size + 1, seed=size)[:, 3:11]
+            expected = ((reference(integers) / 0.5).round() + 3).clamp(0, 255)
+            for given in (integers, integers.contiguous()):
+                assert (torch.ops.jitquant.conv2d(given, kernel).double() - expected).abs().max() <= 1
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.ops.jitquant.conv2d(uint8(0, 8, 5, 5), kernel).shape == (0, 16, 5, 5)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (uint8(1, 9, 5, 5), "9 channels and the weight takes 8"),
+        (torch.randn(1, 8, 5, 5), "has to be uint8"),
+        (uint8(8, 5, 5), "unsqueeze"),
+    ],
+)
+def test_wrong_input_is_refused_in_words(inputs: Tensor, words: str) -> None:
+    kernel, _ = conv_kernel(torch.randint(-127, 128, (16, 8, 3, 3), dtype=torch.int8))
+    with pytest.raises(RuntimeError, match=words):
+        torch.ops.jitquant.conv2d(inputs, kernel)
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ["add", "mul"])
+@pytest.mark.parametrize("zero_points", [(0, 0), (10, 0), (0, 10), (10, 20)])
+@pytest.mark.parametrize("sizes", [(2, 24, 5, 7), (2, 24, 1, 1), (1, 1, 5, 7), (7,)])
+def test_add_and_mul_broadcast_on_either_side(
+    kind: str, zero_points: tuple[int, int], sizes: tuple[int, ...]
+) -> None:
+    left, right = uint8(2, 24, 5, 7), uint8(*sizes, seed=1)
+    for a, b in ((left, right), (right, left)):
+        kernel = torch.ops.jitquant.binary_prepack(
+            kind, 0.02, zero_points[0], 0.004, zero_points[1], 0.03, 20, ""
+        )
+        found = getattr(torch.ops.jitquant, kind)(a, b, kernel)
+        real = ((a.double() - zero_points[0]) * 0.02, (b.double() - zero_points[1]) * 0.004)
+        combined = real[0] + real[1] if kind == "add" else real[0] * real[1]
+        expected = ((combined / 0.03).round() + 20).clamp(0, 255)
+        assert found.shape == expected.shape
+        assert (found.double() - expected).abs().max() <= 1
+
+
+class Net(nn.Module):
+    """Residual, squeeze-and-excite, pooling and a float op in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.Hardswish())
+        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.BatchNorm2d(16))
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 16, 1), nn.Hardsigmoid())
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = torch.relu(self.body(x) + x)
+        y = self.pool(y * self.squeeze(y))
+        return self.head(torch.erf(y).mean([2, 3]))
+
+
+def quantized_net(**options: object) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule, Tensor]:
+    torch.manual_seed(0)
+    model, images = torch.jit.script(Net().eval()), torch.randn(4, 3, 32, 32)
+    return (
+        model,
+        jitquant.quantize_jit(model, WHOLE, lambda m: m(images), [], target="native", **options),
+        images,
+    )
+
+
+@needs_library
+def test_a_network_is_quantized_saved_and_loaded() -> None:
+    model, quantized, images = quantized_net()
+    kinds = [node.kind() for node in quantized.graph.nodes()]
+    assert (
+        kinds.count("jitquant::conv2d")
+        + kinds.count("jitquant::conv2d_add_")
+        + kinds.count("jitquant::conv2d_add")
+        == 3
+    )
+    assert not any("quantize_per_tensor" in kind or "prepack" in kind for kind in kinds)
+    assert sqnr(model(images), quantized(images)) > 25
+    assert torch.equal(saved_and_loaded(quantized)(images), quantized(images))
+    assert jitquant.info(quantized)["target"] == "native"
+
+
+@needs_library
+def test_debug_is_close_to_the_final_model() -> None:
+    _, quantized, images = quantized_net()
+    _, debug, _ = quantized_net(debug=True)
+    assert sqnr(debug(images), quantized(images)) > 30
+
+
+@needs_library
+def test_several_threads_run_one_module() -> None:
+    _, quantized, images = quantized_net()
+    expected = quantized(images)
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        torch.set_num_threads(1)
+        batch = 1 + number % 4
+        for _ in range(20):
+            if not torch.allclose(quantized(images[:batch]), expected[:batch], atol=1e-4):
+                wrong.append(number)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0"])
+def test_torchvision_networks_lose_no_more_than_on_the_stock_target(name: str) -> None:
+    model = torch.jit.script(torchvision_model(name).eval())
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 96, 96)
+    native = jitquant.quantize_jit(model, WHOLE, lambda m: m(images), [], target="native")
+    stock = jitquant.quantize_jit(model, WHOLE, lambda m: m(images), [])
+    with torch.no_grad():
+        expected = model(images)
+        assert sqnr(expected, native(images)) > sqnr(expected, stock(images)) - 0.5
+
+
+RUN_WITH_LIBRARY_ONLY = """
+import sys, torch
+try:
+    torch.jit.load(sys.argv[1])
+    raise SystemExit("loaded without its ops")
+except RuntimeError as error:
+    assert "jitquant" in str(error), error
+torch.ops.load_library(sys.argv[3])
+model = torch.jit.load(sys.argv[1])
+inputs, expected = torch.load(sys.argv[2])
+assert torch.equal(model(inputs), expected)
+assert "jitquant" not in sys.modules
+print("equal")
+"""
+
+
+@needs_library
+def test_the_file_needs_the_op_library_and_nothing_else(tmp_path: Path) -> None:
+    _, quantized, images = quantized_net()
+    torch.jit.save(quantized, tmp_path / "model.pt")
+    torch.save((images, quantized(images)), tmp_path / "data.pt")
+    command = [
+        sys.executable,
+        "-c",
+        RUN_WITH_LIBRARY_ONLY,
+        "model.pt",
+        "data.pt",
+        str(jitquant.native.LIBRARY),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.stdout.strip() == "equal", result.stderr
+
+
+@needs_library
+def test_a_processor_without_dot_products_is_refused(tmp_path: Path) -> None:
+    """Test that a file made elsewhere does not give saturated sums here."""
+    _, quantized, _ = quantized_net()
+    torch.jit.save(quantized, tmp_path / "model.pt")
+    code = "import sys, torch; torch.ops.load_library(sys.argv[2]); torch.jit.load(sys.argv[1])"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "model.pt", str(jitquant.native.LIBRARY)],
+        capture_output=True, text=True, cwd=tmp_path, check=False, env={"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    )  # fmt: skip
+    assert "needs a processor with 8-bit dot products" in result.stderr
+
+
+def test_an_unknown_target_is_refused() -> None:
+    model = torch.jit.script(Net().eval())
+    with pytest.raises(QuantizationError, match="there is no target 'fast'; choose 'quantized' or 'native'"):
+        jitquant.quantize_jit(model, WHOLE, lambda m: None, [], target="fast")
+
+
+def test_a_build_without_the_library_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jitquant.native, "LIBRARY", Path("nowhere.so"))
+    jitquant.native.load()
+    model = torch.jit.script(Net().eval())
+    with pytest.raises(QuantizationError, match=r"not available: this build has no op library.*ONEDNN_ROOT"):
+        jitquant.quantize_jit(model, WHOLE, lambda m: None, [], target="native")
+    monkeypatch.undo()
+    monkeypatch.setattr(jitquant.native, "_reason", "")
