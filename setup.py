@@ -113,6 +113,7 @@ class BuildWithInfo(BuildExtension):  # type: ignore[misc]
         return []
 
     def run(self) -> None:
+        (ROOT / "jitquant" / "lib").mkdir(exist_ok=True)  # an editable install copies into it and does not make it
         super().run()
         text = f'TORCH_VERSION = "{torch.__version__}"\n'
         folders = {ROOT / "jitquant", ROOT / self.build_lib / "jitquant"}
