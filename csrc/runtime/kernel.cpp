@@ -31,6 +31,7 @@ void* scratchpad(size_t bytes) {
   static thread_local at::DataPtr memory;
   static thread_local size_t held = 0;
   if (bytes > held) {
+    held = 0;
     memory = at::DataPtr();
     memory = at::getCPUAllocator()->allocate(bytes);
     held = bytes;
@@ -76,6 +77,7 @@ void point_at(const dnnl::memory& memory, const void* data) {
 struct Kernel::Entry {
   std::vector<std::vector<int64_t>> sizes;  // of each input
   std::vector<std::vector<int64_t>> strides_in;
+  std::vector<at::ScalarType> dtypes;
   int threads;
   std::shared_ptr<Plan> plan;
   std::vector<int64_t> strides_out;
@@ -87,7 +89,7 @@ struct Kernel::Entry {
     }
     for (size_t i = 0; i < inputs.size(); ++i) {
       if (inputs[i].sizes() != c10::IntArrayRef(sizes[i]) ||
-          inputs[i].strides() != c10::IntArrayRef(strides_in[i])) {
+          inputs[i].strides() != c10::IntArrayRef(strides_in[i]) || inputs[i].scalar_type() != dtypes[i]) {
         return false;
       }
     }
@@ -126,10 +128,12 @@ std::shared_ptr<Kernel::Entry> Kernel::entry_for(Tensors inputs) {
   for (const auto& input : inputs) {
     entry->sizes.push_back(input.sizes().vec());
     entry->strides_in.push_back(input.strides().vec());
+    entry->dtypes.push_back(input.scalar_type());
   }
   entry->threads = threads;
   entry->plan = make_plan(inputs);
-  entry->strides_out = strides_of(entry->plan->sizes, entry->plan->layout);
+  entry->strides_out = entry->plan->strides.empty() ? strides_of(entry->plan->sizes, entry->plan->layout)
+                                                    : entry->plan->strides;
   entries_.push_front(entry);
   if (entries_.size() > kMostPlans) {
     entries_.pop_back();
@@ -145,6 +149,10 @@ at::Tensor Kernel::execute(Entry& entry, Tensors inputs) {
     result = in_place_ ? target : target.clone();
   } else {
     result = at::detail::empty_strided_cpu(plan.sizes, entry.strides_out, plan.dtype);
+  }
+  if (plan.loop) {
+    plan.loop(inputs, result.data_ptr());
+    return result;
   }
   if (!plan.primitive) {
     return result;

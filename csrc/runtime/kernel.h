@@ -32,6 +32,7 @@ struct Plan {
   // The result.
   std::vector<int64_t> sizes;
   Layout layout = Layout::ChannelsLast;
+  std::vector<int64_t> strides;  // where neither layout says how the result lies
   at::ScalarType dtype = at::kByte;
   int overwrites = -1;  // the input whose memory the result takes; a copy of it where it may not
 
@@ -43,7 +44,9 @@ struct Plan {
   dnnl::memory::desc scratchpad;
   std::vector<std::pair<int, dnnl::memory>> constants;  // scales, packed weights …
 
-  // Instead of a primitive: what oneDNN has no primitive for.
+  // Instead of a primitive: a loop that writes to the memory of the result …
+  std::function<void(Tensors, void*)> loop;
+  // … or what makes the result by other means.
   std::function<at::Tensor(Tensors)> compute;
 };
 

@@ -133,6 +133,26 @@ KernelPtr dequantize_prepack(double scale, int64_t zero_point) {
   return make_kernel(std::move(spec));
 }
 
+KernelPtr cat_prepack(int64_t dim, const std::vector<double>& input_scales, const Ints& input_zero_points,
+                      std::optional<double> scale, int64_t zero_point) {
+  TORCH_CHECK(input_scales.size() == input_zero_points.size() && !input_scales.empty() && scale,
+              "jitquant::cat_prepack: each input needs a scale and a zero point, and so does the result");
+  Spec spec = new_spec("cat", "");
+  spec.set("dim", Ints{dim});
+  spec.set("inputs", Ints{static_cast<int64_t>(input_scales.size())});
+  for (size_t i = 0; i < input_scales.size(); ++i) {
+    spec.set("input" + std::to_string(i), QParams{input_scales[i], input_zero_points[i]});
+  }
+  set_output(spec, scale, zero_point);
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr channel_shuffle_prepack(int64_t groups) {
+  Spec spec = new_spec("channel_shuffle", "");
+  spec.set("groups", Ints{groups});
+  return make_kernel(std::move(spec));
+}
+
 at::Tensor run_one(const at::Tensor& input, const KernelPtr& kernel) { return kernel->run({input}); }
 
 at::Tensor run_two(const at::Tensor& input, const at::Tensor& other, const KernelPtr& kernel) {
@@ -189,9 +209,15 @@ TORCH_LIBRARY(jitquant, library) {
   library.def(("adaptive_avg_pool_prepack(int[] size)" + made).c_str(), adaptive_avg_pool_prepack);
   library.def(("quantize_prepack(float scale, int zero_point)" + made).c_str(), quantize_prepack);
   library.def(("dequantize_prepack(float scale, int zero_point)" + made).c_str(), dequantize_prepack);
+  library.def(
+      ("cat_prepack(int dim, float[] input_scales, int[] input_zero_points, float? scale, int zero_point)" +
+       made)
+          .c_str(),
+      cat_prepack);
+  library.def(("channel_shuffle_prepack(int groups)" + made).c_str(), channel_shuffle_prepack);
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
   for (const char* name : {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool",
-                           "adaptive_avg_pool", "quantize", "dequantize"}) {
+                           "adaptive_avg_pool", "quantize", "dequantize", "channel_shuffle"}) {
     library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
   }
   for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "add", "mul"}) {

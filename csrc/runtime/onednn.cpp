@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include <ATen/ATen.h>
 
@@ -78,6 +79,15 @@ at::Tensor in_layout(const at::Tensor& tensor, Layout layout) {
   return tensor.transpose(1, 2).contiguous().transpose(1, 2);
 }
 
+Layout layout_of(c10::ArrayRef<at::Tensor> tensors) {
+  for (const auto& tensor : tensors) {
+    if (tensor.dim() > 2 && !tensor.is_contiguous()) {
+      return Layout::ChannelsLast;
+    }
+  }
+  return Layout::Contiguous;
+}
+
 dnnl::memory constant_memory(float value) {
   return owned({{1}, dnnl::memory::data_type::f32, dnnl::memory::dims{1}}, &value);
 }
@@ -134,6 +144,70 @@ void append_activation(dnnl::post_ops& ops, const Activation& activation) {
     TORCH_CHECK(name.empty(), "jitquant: no kernel has an activation '", name,
                 "'; load the op library of the version that made the file");
   }
+}
+
+double activated(const Activation& activation, double x) {
+  const auto& name = activation.name;
+  auto argument = [&](size_t i) { return activation.arguments.at(i); };
+  auto clipped = [](double y, double low, double high) { return std::min(std::max(y, low), high); };
+  if (name.empty()) {
+    return x;
+  }
+  if (name == "clip") {
+    return clipped(x, argument(0), argument(1));
+  }
+  if (name == "hardswish") {
+    return x * clipped(x / 6 + 0.5, 0, 1);
+  }
+  if (name == "hardsigmoid") {
+    return clipped(x / 6 + 0.5, 0, 1);
+  }
+  if (name == "swish") {
+    return x / (1 + std::exp(-x));
+  }
+  if (name == "sigmoid") {
+    return 1 / (1 + std::exp(-x));
+  }
+  if (name == "tanh") {
+    return std::tanh(x);
+  }
+  if (name == "gelu") {
+    return x / 2 * (1 + std::erf(x / std::sqrt(2.0)));
+  }
+  if (name == "gelu_tanh") {
+    return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+  }
+  if (name == "leaky_relu") {
+    return x > 0 ? x : x * argument(0);
+  }
+  if (name == "elu") {
+    return x > 0 ? x : argument(0) * std::expm1(x);
+  }
+  TORCH_CHECK(false, "jitquant: no kernel has an activation '", name,
+              "'; load the op library of the version that made the file");
+}
+
+std::optional<LinearTail> linear_tail(const Spec& spec) {
+  const Activation activation = spec.activation();
+  if (!activation.name.empty() && activation.name != "clip") {
+    return std::nullopt;
+  }
+  const auto output = spec.qparams("output");
+  const double factor = output ? 1 / output->scale : 1;
+  const double shift = output ? static_cast<double>(output->zero_point) : 0;
+  const double infinity = std::numeric_limits<double>::infinity();
+  double low = output ? 0 : -infinity;
+  double high = output ? 255 : infinity;
+  if (!activation.name.empty()) {
+    low = std::max(low, activation.arguments.at(0) * factor + shift);
+    high = std::min(high, activation.arguments.at(1) * factor + shift);
+    low = std::min(low, high);  // where all of the clip lies outside of the integers
+    if (output) {
+      low = std::min(std::max(low, 0.0), 255.0);
+      high = std::min(std::max(high, 0.0), 255.0);
+    }
+  }
+  return LinearTail{factor, shift, {static_cast<float>(low), static_cast<float>(high)}};
 }
 
 Tail::Tail(const Spec& spec, const char* other_name) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "csrc/runtime/kernel.h"
+#include "csrc/runtime/loops.h"
 
 namespace jitquant::runtime {
 
@@ -21,6 +22,9 @@ dnnl::memory::desc any_desc(c10::IntArrayRef sizes, at::ScalarType dtype);
 
 // The tensor itself, or a copy in that layout. A size-one batch or channel lies in both.
 at::Tensor in_layout(const at::Tensor& tensor, Layout layout);
+
+// In channels-last where one of them does not lie contiguous, and contiguous otherwise.
+Layout layout_of(c10::ArrayRef<at::Tensor> tensors);
 
 // Constants as oneDNN memory, which owns a copy of the data.
 dnnl::memory constant_memory(float value);
@@ -45,8 +49,17 @@ struct Tail {
   dnnl::post_ops ops;
 };
 
-// The elementwise function behind a primitive, as post-ops on float numbers.
+// The same for a loop of ours, where what follows is linear or a clip: else nothing.
+struct LinearTail {
+  double factor;
+  double shift;
+  Bounds bounds;
+};
+std::optional<LinearTail> linear_tail(const Spec& spec);
+
+// The elementwise function behind a primitive, as post-ops on float numbers, and one number of it.
 void append_activation(dnnl::post_ops& ops, const Activation& activation);
+double activated(const Activation& activation, double x);
 
 // Raises where an input is not uint8.
 void require_bytes(const at::Tensor& input, const std::string& kernel);

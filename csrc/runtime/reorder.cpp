@@ -1,6 +1,6 @@
-// quantize and dequantize: between float and integers, joined with the change of layout. cat: tensors one
-// behind another, brought to one scale.
+// quantize and dequantize: between float and integers, joined with the change of layout.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "csrc/runtime/onednn.h"
 
@@ -8,50 +8,79 @@ namespace jitquant::runtime {
 
 namespace {
 
-Layout layout_of(const at::Tensor& tensor) {
-  return tensor.dim() > 2 && !tensor.is_contiguous() ? Layout::ChannelsLast : Layout::Contiguous;
-}
-
-// A tensor that lies in one of the two layouts.
-at::Tensor in_some_layout(const at::Tensor& tensor) {
-  return in_layout(tensor, tensor.is_contiguous() ? Layout::Contiguous : Layout::ChannelsLast);
-}
-
 class Quantize final : public Kernel {
  public:
-  explicit Quantize(Spec given) : Kernel(std::move(given)) {}
+  explicit Quantize(Spec given) : Kernel(std::move(given)) {
+    const QParams output = *spec_.qparams("output");
+    inverse_scale_ = 1.0F / static_cast<float>(output.scale);  // as ATen computes it
+    zero_point_ = static_cast<int>(output.zero_point);
+  }
 
  protected:
   void accept(Inputs& inputs) const override {
     TORCH_CHECK(inputs[0].scalar_type() == at::kFloat, "jitquant::quantize: the input is ",
                 inputs[0].scalar_type(), " and has to be float32; convert it with .float()");
-    inputs[0] = in_some_layout(inputs[0]);
+    inputs[0] = in_layout(inputs[0], layout_of(inputs[0]));
   }
 
   std::shared_ptr<Plan> make_plan(Tensors inputs) override {
     auto plan = std::make_shared<Plan>();
-    const auto output = *spec_.qparams("output");
-    plan->sizes = inputs[0].sizes().vec();
-    plan->layout = inputs[0].dim() > 3 ? Layout::ChannelsLast : layout_of(inputs[0]);
-    if (inputs[0].numel() == 0) {
+    const at::Tensor& input = inputs[0];
+    plan->sizes = input.sizes().vec();
+    plan->layout = input.dim() > 3 ? Layout::ChannelsLast : layout_of(input);
+    if (input.numel() == 0) {
       return plan;
     }
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    attributes.set_scales_mask(DNNL_ARG_SRC, 0);
-    plan->constants.emplace_back(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC,
-                                 constant_memory(static_cast<float>(1 / output.scale)));
-    if (output.zero_point != 0) {
-      attributes.set_zero_points_mask(DNNL_ARG_DST, 0);
-      plan->constants.emplace_back(DNNL_ARG_ATTR_ZERO_POINTS | DNNL_ARG_DST,
-                                   constant_memory(static_cast<int32_t>(output.zero_point)));
+    plan->implementation = loops().name;
+    const bool moves = plan->layout == Layout::ChannelsLast && input.is_contiguous() && input.size(1) > 1 &&
+                       input.numel() > input.size(0) * input.size(1);
+    if (moves) {
+      plan->loop = [this](Tensors given, void* out) {
+        to_channels_last(given[0], static_cast<uint8_t*>(out));
+      };
+    } else {
+      plan->loop = [this](Tensors given, void* out) {
+        const auto* in = given[0].const_data_ptr<float>();
+        at::parallel_for(0, given[0].numel(), kGrain, [&](int64_t begin, int64_t end) {
+          loops().quantize(in + begin, static_cast<uint8_t*>(out) + begin, end - begin, inverse_scale_,
+                           zero_point_);
+        });
+      };
     }
-    plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(inputs[0]));
-    plan->output.second = desc_of(plan->sizes, plan->dtype, plan->layout);
-    finish<dnnl::reorder>(*plan,
-                          {engine(), plan->inputs[0].second, engine(), plan->output.second, attributes});
     return plan;
   }
+
+ private:
+  // Piece by piece, small enough for a cache: all planes become bytes, which then change places.
+  void to_channels_last(const at::Tensor& input, uint8_t* out) const {
+    const auto* in = input.const_data_ptr<float>();
+    const int64_t channels = input.size(1);
+    const int64_t plane = input.numel() / (input.size(0) * channels);
+    const int64_t piece = std::min(plane, std::max<int64_t>(16384 / channels / 16 * 16, 64));
+    const int64_t pieces = (plane + piece - 1) / piece;
+    const int64_t grain = std::max<int64_t>(kGrain / (piece * channels), 1);
+    at::parallel_for(0, input.size(0) * pieces, grain, [&](int64_t begin, int64_t end) {
+      std::vector<uint8_t> bytes(static_cast<size_t>(piece * channels));
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t image = i / pieces;
+        const int64_t first = i % pieces * piece;
+        const int64_t count = std::min(piece, plane - first);
+        for (int64_t channel = 0; channel < channels; ++channel) {
+          loops().quantize(in + (image * channels + channel) * plane + first, bytes.data() + channel * piece,
+                           count, inverse_scale_, zero_point_);
+        }
+        uint8_t* to = out + (image * plane + first) * channels;
+        if (channels == 3) {
+          loops().interleave3(bytes.data(), piece, to, count);
+        } else {
+          transpose(bytes.data(), piece, to, channels, count);
+        }
+      }
+    });
+  }
+
+  float inverse_scale_;
+  int zero_point_;
 };
 
 JITQUANT_KERNEL(Quantize, "quantize");
@@ -63,7 +92,7 @@ class Dequantize final : public Kernel {
  protected:
   void accept(Inputs& inputs) const override {
     require_bytes(inputs[0], name());
-    inputs[0] = in_some_layout(inputs[0]);
+    inputs[0] = in_layout(inputs[0], layout_of(inputs[0]));
   }
 
   std::shared_ptr<Plan> make_plan(Tensors inputs) override {

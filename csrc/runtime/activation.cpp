@@ -1,0 +1,102 @@
+// activation: an elementwise function alone. Of bytes it is a table, of floats a oneDNN primitive.
+#include <array>
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "csrc/runtime/onednn.h"
+
+namespace jitquant::runtime {
+
+namespace {
+
+using dnnl::memory;
+
+class ElementwiseActivation final : public Kernel {
+ public:
+  explicit ElementwiseActivation(Spec given) : Kernel(std::move(given)) {
+    const QParams input = *spec_.qparams("input");
+    const auto output = spec_.qparams("output");
+    const Activation activation = spec_.activation();
+    for (int i = 0; i < 256; ++i) {
+      const double x = (i - static_cast<double>(input.zero_point)) * input.scale;
+      const double y = activated(activation, x);
+      numbers_[static_cast<size_t>(i)] = static_cast<float>(y);
+      if (output) {
+        const double rounded = std::nearbyint(y / output->scale + static_cast<double>(output->zero_point));
+        bytes_[static_cast<size_t>(i)] = static_cast<uint8_t>(std::min(std::max(rounded, 0.0), 255.0));
+      }
+    }
+  }
+
+ protected:
+  // Integers, or floats with no scale of their own.
+  void accept(Inputs& inputs) const override {
+    TORCH_CHECK(inputs[0].scalar_type() == at::kByte || inputs[0].scalar_type() == at::kFloat,
+                "jitquant::", name(), ": the input is ", inputs[0].scalar_type(),
+                " and has to be uint8 or float32; convert it first");
+    inputs[0] = in_layout(inputs[0], layout_of(inputs[0]));
+  }
+
+  std::shared_ptr<Plan> make_plan(Tensors inputs) override {
+    auto plan = std::make_shared<Plan>();
+    plan->dtype = spec_.has("output") ? at::kByte : at::kFloat;
+    plan->sizes = inputs[0].sizes().vec();
+    plan->layout = layout_of(inputs[0]);
+    if (inputs[0].numel() == 0) {
+      return plan;
+    }
+    if (inputs[0].scalar_type() == at::kFloat) {
+      add_primitive(*plan, inputs[0]);
+      return plan;
+    }
+    plan->implementation = loops().name;
+    if (plan->dtype == at::kByte) {
+      plan->loop = [table = bytes_](Tensors given, void* out) {
+        const auto* in = given[0].const_data_ptr<uint8_t>();
+        at::parallel_for(0, given[0].numel(), kGrain, [&](int64_t begin, int64_t end) {
+          loops().look_up(in + begin, static_cast<uint8_t*>(out) + begin, end - begin, table.data());
+        });
+      };
+    } else {
+      plan->loop = [table = numbers_](Tensors given, void* out) {
+        const auto* in = given[0].const_data_ptr<uint8_t>();
+        at::parallel_for(0, given[0].numel(), kGrain, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            static_cast<float*>(out)[i] = table[in[i]];
+          }
+        });
+      };
+    }
+    return plan;
+  }
+
+ private:
+  // Of one dimension: each element is like any other, however they lie.
+  void add_primitive(Plan& plan, const at::Tensor& input) const {
+    const Tail tail(spec_, "none");
+    const QParams given = *spec_.qparams("input");
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    attributes.set_post_ops(tail.ops);
+    const memory::dims line{input.numel()};
+    plan.inputs.emplace_back(DNNL_ARG_SRC, desc_of(line, at::kFloat, Layout::Contiguous));
+    plan.output.second = desc_of(line, plan.dtype, Layout::Contiguous);
+    finish<dnnl::eltwise_forward>(
+        plan,
+        {engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::eltwise_linear, plan.inputs[0].second,
+         plan.output.second, static_cast<float>(given.scale * tail.factor),
+         static_cast<float>(tail.shift - given.scale * tail.factor * static_cast<double>(given.zero_point)),
+         attributes});
+  }
+
+  std::array<uint8_t, 256> bytes_{};
+  std::array<float, 256> numbers_{};
+};
+
+JITQUANT_KERNEL(ElementwiseActivation, "activation");
+
+}  // namespace
+
+}  // namespace jitquant::runtime

@@ -1,0 +1,49 @@
+// Loops over bytes for what oneDNN computes slowly or not at all: it has no fast kernel that repeats an 8-bit
+// operand, looks bytes up or joins tensors. Each loop exists once for each instruction set; the best one that
+// the processor has, and that ONEDNN_MAX_CPU_ISA allows, is taken.
+#pragma once
+
+#include <cstdint>
+
+namespace jitquant::runtime {
+
+// What may lie outside of [low, high] is brought there; then it is rounded, halves to even.
+struct Bounds {
+  float low;
+  float high;
+};
+
+struct Loops {
+  const char* name;
+
+  // nearbyint(in * inverse_scale) + zero_point, brought to 0 … 255 (NaN to 0), as torch.quantize_per_tensor
+  // has it.
+  void (*quantize)(const float* in, uint8_t* out, int64_t count, float inverse_scale, int zero_point);
+  // table[in], of 256 entries.
+  void (*look_up)(const uint8_t* in, uint8_t* out, int64_t count, const uint8_t* table);
+  // in[row][column] * factors[column] + shifts[column]
+  void (*affine)(const uint8_t* in, uint8_t* out, int64_t rows, int64_t columns, const float* factors,
+                 const float* shifts, Bounds bounds);
+  void (*affine_to_float)(const uint8_t* in, float* out, int64_t rows, int64_t columns, const float* factors,
+                          const float* shifts, Bounds bounds);
+  // a * (k[0] * b + k[1]) + (k[2] * b + k[3])
+  void (*bilinear)(const uint8_t* a, const uint8_t* b, uint8_t* out, int64_t count, const float* k,
+                   Bounds bounds);
+  void (*bilinear_to_float)(const uint8_t* a, const uint8_t* b, float* out, int64_t count, const float* k,
+                            Bounds bounds);
+  // Three planes, pixel by pixel.
+  void (*interleave3)(const uint8_t* planes, int64_t plane, uint8_t* out, int64_t count);
+};
+
+const Loops& loops();
+
+// Two lines, byte by byte: a[0] b[0] a[1] b[1] …
+void interleave2(const uint8_t* a, const uint8_t* b, uint8_t* out, int64_t count);
+
+// [rows][columns] to [columns][rows], where a row of the source is `step` bytes behind the one before.
+void transpose(const uint8_t* from, int64_t step, uint8_t* to, int64_t rows, int64_t columns);
+
+// For work on bytes, split between threads where it is worth it.
+constexpr int64_t kGrain = 32768;
+
+}  // namespace jitquant::runtime
