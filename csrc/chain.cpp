@@ -26,7 +26,14 @@ bool adds_plainly(const Node* add) {
   return alpha && alpha->toScalar().toDouble() == 1;
 }
 
-// The add behind `value` of which it is one operand and a dequantized value the other. Of two ops that could
+// A tensor that some op computes at each call.
+bool is_computed(const Value* value) {
+  const auto kind = value->node()->kind();
+  return value->type()->isSubtypeOf(*c10::TensorType::get()) && kind != c10::prim::Constant &&
+         kind != c10::prim::GetAttr && kind != c10::prim::Param;
+}
+
+// The add behind `value` of which it is one operand and a computed value the other. Of two ops that could
 // take the add along, the later one does: the other's result is there by then.
 bool take_add(Chain& chain, Value* value) {
   Node* add = only_user(value);
@@ -36,7 +43,7 @@ bool take_add(Chain& chain, Value* value) {
   Value* other = add->input(add->input(0) == value ? 1 : 0);
   const Node* source = producer(other);
   const bool comes_first = source->owningBlock() != chain.op->owningBlock() || source->isBefore(chain.op);
-  if (!is_dequantize(other) || !comes_first) {
+  if (!is_computed(other) || other == value || !comes_first) {
     return false;
   }
   chain.add = add;

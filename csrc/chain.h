@@ -14,7 +14,7 @@ namespace jitquant {
 struct Chain {
   torch::jit::Node* op;
   torch::jit::Node* add = nullptr;         // nullptr where nothing is added
-  torch::jit::Value* other = nullptr;      // what is added, dequantized
+  torch::jit::Value* other = nullptr;      // what is added, float or dequantized
   torch::jit::Node* activation = nullptr;  // nullptr where there is none
   torch::jit::Value* end;                  // what the last of them gives
 };

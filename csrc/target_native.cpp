@@ -72,15 +72,16 @@ std::string linear_recipe(const std::string& run) {
          run;
 }
 
+std::string binary_recipe(const std::string& name) {
+  return "kernel = jitquant::binary_prepack('" + name +
+         "', $self_scale, $self_zero_point, $other_scale, $other_zero_point, $scale, $zero_point, "
+         "$activation);"
+         "jitquant::" +
+         name + "(self, other, kernel)";
+}
+
 IntegerForm binary_form(const std::string& op, const std::string& name) {
-  return {.op = op,
-          .recipe = "kernel = jitquant::binary_prepack('" + name +
-                    "', $self_scale, $self_zero_point, $other_scale, $other_zero_point, $scale, $zero_point,"
-                    " $activation);"
-                    "jitquant::" +
-                    name + "(self, other, kernel)",
-          .takes_activation = true,
-          .gives_float = true};
+  return {.op = op, .recipe = binary_recipe(name), .takes_activation = true, .gives_float = true};
 }
 
 // Zeros that an average counts in the padding are not the integers' zero.
@@ -140,6 +141,21 @@ std::vector<IntegerForm> make_forms() {
                    .gives_float = true});
   forms.push_back(binary_form("aten::add.Tensor", "add"));
   forms.push_back(binary_form("aten::mul.Tensor", "mul"));
+  forms.push_back(binary_form("aten::matmul", "matmul"));
+  forms.push_back({.op = "aten::cat",
+                   .recipe =
+                       "kernel = jitquant::cat_prepack(dim, $tensors_scales, $tensors_zero_points, $scale,"
+                       " $zero_point); jitquant::cat(tensors, kernel)"});
+  forms.push_back({.op = "aten::softmax.int",
+                   .recipe = "kernel = jitquant::softmax_prepack(dim, $self_scale, $self_zero_point, $scale,"
+                             " $zero_point); jitquant::softmax(self, kernel)",
+                   .takes_float = true});
+  forms.push_back({.op = "aten::layer_norm",
+                   .recipe = "kernel = jitquant::layer_norm_prepack(normalized_shape, weight, bias, eps,"
+                             " $input_scale, $input_zero_point, $scale, $zero_point);"
+                             "jitquant::layer_norm(input, kernel)",
+                   .takes_float = true,
+                   .gives_float = true});
   for (const char* op : {"relu", "hardtanh", "clamp", "hardswish", "silu", "sigmoid", "hardsigmoid", "tanh",
                          "gelu", "leaky_relu", "elu"}) {
     forms.push_back({.op = std::string("aten::") + op,
@@ -199,6 +215,8 @@ const Target& native_target() {
                              .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack",
                                              "jitquant::binary_prepack", "jitquant::activation_prepack",
                                              "jitquant::pool_prepack", "jitquant::adaptive_avg_pool_prepack",
+                                             "jitquant::cat_prepack", "jitquant::channel_shuffle_prepack",
+                                             "jitquant::softmax_prepack", "jitquant::layer_norm_prepack",
                                              "jitquant::quantize_prepack", "jitquant::dequantize_prepack"},
                              .runs = runs};
   return target;

@@ -86,6 +86,15 @@ bool is_quint8(const Value* dequantized) {
   return dtype && static_cast<at::ScalarType>(dtype->toInt()) == at::kQUInt8;
 }
 
+// Whether what has a float result takes integers, or something quantizes the result: else it has nothing to
+// do with integers.
+bool is_among_integers(const Value* result, const std::vector<ActivationSlot>& slots) {
+  return std::any_of(slots.begin(), slots.end(),
+                     [](const auto& slot) { return is_dequantize(slot.value()); }) ||
+         std::any_of(result->uses().begin(), result->uses().end(),
+                     [](const auto& use) { return is_quantize(use.user); });
+}
+
 class Fuser {
  public:
   explicit Fuser(Context& context) : context_(context), target_(context.target()) {}
@@ -167,7 +176,7 @@ class Fuser {
     if (quantize != nullptr && !is_quantize(quantize)) {
       quantize = nullptr;
     }
-    if (quantize == nullptr && !first.gives_float) {
+    if (quantize == nullptr && !(first.gives_float && is_among_integers(chain.end, slots))) {
       return false;
     }
     Node* before = quantize == nullptr ? chain.end->node()->next() : quantize;
@@ -228,7 +237,10 @@ class Fuser {
       names["$other_scale"] = none;
       names["$other_zero_point"] = zero;
     }
-    if (lowering.sum) {
+    if (lowering.sum && quantize == nullptr) {
+      // A float result is added to a float one.
+      names["$other"] = chain.other;
+    } else if (lowering.sum) {
       add_params(names, "other", chain.other, before);
       names["$other"] = take(chain.other, before);
     }

@@ -11,7 +11,9 @@
 //   %h = aten::hardswish(%c)
 //
 // The same goes for the add of a residual, and for a value that only float ops take, where the target's op
-// can give it as float. It runs before the debug mode stops, so that this rounds where the integer ops do.
+// can give it as float; a residual that was computed in float is then added as such. It runs before the debug
+// mode stops, so that this rounds where the integer ops do.
+//
 // Left alone: values that an integer op takes as well.
 
 #include "csrc/chain.h"
@@ -46,6 +48,23 @@ bool gives_float(const Target& target, const Chain& chain) {
   return form != nullptr && form->gives_float;
 }
 
+// What is added to a float result was float itself before it was quantized: that is added.
+int64_t add_as_float(const Target& target, const Chain& chain) {
+  if (chain.add == nullptr || !is_dequantize(chain.other)) {
+    return 0;
+  }
+  const Node* quantize = chain.other->node()->input()->node();
+  if (!is_quantize(quantize)) {
+    return 0;
+  }
+  Value* value = quantize->input(0);
+  if (!takes_float(target, value->node())) {
+    return 0;
+  }
+  chain.add->replaceInputWith(chain.other, value);
+  return 1;
+}
+
 int64_t remove_pair(Value* value) {
   Value* past = value == nullptr ? nullptr : past_pair(value);
   if (past == nullptr) {
@@ -72,6 +91,7 @@ int64_t visit(const Target& target, Node* node) {
   if (past != nullptr && std::all_of(past->uses().begin(), past->uses().end(),
                                      [&](const auto& use) { return takes_float(target, use.user); })) {
     count += remove_pair(chain.end);
+    count += add_as_float(target, chain);
   }
   return count;
 }

@@ -47,6 +47,10 @@ class ElementwiseActivation final : public Kernel {
     if (inputs[0].numel() == 0) {
       return plan;
     }
+    if (inputs[0].scalar_type() == at::kFloat && plan->dtype == at::kByte) {
+      plan->compute = in_two_steps();
+      return plan;
+    }
     if (inputs[0].scalar_type() == at::kFloat) {
       add_primitive(*plan, inputs[0]);
       return plan;
@@ -73,6 +77,18 @@ class ElementwiseActivation final : public Kernel {
   }
 
  private:
+  // oneDNN's elementwise functions of floats give floats.
+  std::function<at::Tensor(Tensors)> in_two_steps() const {
+    Spec first = spec_;
+    first.erase("output");
+    Spec second;
+    second.set("kernel", std::string("quantize"));
+    second.set("output", *spec_.qparams("output"));
+    return [compute = make_kernel(first), round = make_kernel(second)](Tensors given) {
+      return round->run({compute->run(given)});
+    };
+  }
+
   // Of one dimension: each element is like any other, however they lie.
   void add_primitive(Plan& plan, const at::Tensor& input) const {
     const Tail tail(spec_, "none");

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "csrc/runtime/onednn.h"
+#include "csrc/runtime/residual.h"
 
 namespace jitquant::runtime {
 
@@ -34,7 +35,7 @@ class Conv final : public Kernel {
                 " channels and the weight takes ", channels, "; give it what the model was made for");
     require_bytes(input, name());
     for (auto& tensor : inputs) {
-      tensor = in_layout(tensor, Layout::ChannelsLast);
+      tensor = tensor.dim() == spatial_ + 2 ? in_layout(tensor, Layout::ChannelsLast) : tensor;
     }
   }
 
@@ -44,7 +45,10 @@ class Conv final : public Kernel {
     plan->sizes = output_sizes(inputs[0].sizes());
     plan->dtype = tail.dtype;
     if (inputs.size() > 1) {
-      check_other(inputs[1], *plan);
+      if (!adds_in_place(inputs[1], *plan)) {
+        plan->compute = add_apart(spec_);
+        return plan;
+      }
       plan->overwrites = 1;
     }
     if (c10::multiply_integers(plan->sizes) == 0) {
@@ -128,13 +132,6 @@ class Conv final : public Kernel {
       after.push_back((input[i + 2] - 1) * stride_[i] + extent(i) - output[i + 2] - padding_[i]);
     }
     return after;
-  }
-
-  void check_other(const at::Tensor& other, const Plan& plan) const {
-    TORCH_CHECK(other.sizes() == c10::IntArrayRef(plan.sizes), "jitquant::", name(), ": cannot add ",
-                other.sizes(), " to a result of ", plan.sizes, "; both have to have the same sizes");
-    TORCH_CHECK(other.scalar_type() == plan.dtype, "jitquant::", name(), ": cannot add ", other.scalar_type(),
-                " in the place of ", plan.dtype);
   }
 
   // [groups, output, input, ...] where there are groups, and output before input in a transposed one.

@@ -153,6 +153,28 @@ KernelPtr channel_shuffle_prepack(int64_t groups) {
   return make_kernel(std::move(spec));
 }
 
+KernelPtr softmax_prepack(int64_t dim, std::optional<double> input_scale, int64_t input_zero_point,
+                          std::optional<double> scale, int64_t zero_point) {
+  Spec spec = new_spec("softmax", "");
+  spec.set("dim", Ints{dim});
+  spec.set("input", QParams{input_scale.value_or(1), input_zero_point});
+  set_output(spec, scale, zero_point);
+  return make_kernel(std::move(spec));
+}
+
+KernelPtr layer_norm_prepack(const Ints& shape, const MaybeTensor& weight, const MaybeTensor& bias,
+                             double epsilon, std::optional<double> input_scale, int64_t input_zero_point,
+                             std::optional<double> scale, int64_t zero_point) {
+  Spec spec = new_spec("layer_norm", "");
+  spec.set("shape", shape);
+  spec.set("epsilon", epsilon);
+  spec.set("input", QParams{input_scale.value_or(1), input_zero_point});
+  set_output(spec, scale, zero_point);
+  spec.tensors = {weight ? weight->contiguous() : at::ones(shape),
+                  bias ? bias->contiguous() : at::zeros(shape)};
+  return make_kernel(std::move(spec));
+}
+
 at::Tensor run_one(const at::Tensor& input, const KernelPtr& kernel) { return kernel->run({input}); }
 
 at::Tensor run_two(const at::Tensor& input, const at::Tensor& other, const KernelPtr& kernel) {
@@ -215,12 +237,24 @@ TORCH_LIBRARY(jitquant, library) {
           .c_str(),
       cat_prepack);
   library.def(("channel_shuffle_prepack(int groups)" + made).c_str(), channel_shuffle_prepack);
+  library.def(
+      ("softmax_prepack(int dim, float? input_scale, int input_zero_point, float? scale, int zero_point)" +
+       made)
+          .c_str(),
+      softmax_prepack);
+  library.def(
+      ("layer_norm_prepack(int[] shape, Tensor? weight, Tensor? bias, float epsilon, float? input_scale,"
+       " int input_zero_point, float? scale, int zero_point)" +
+       made)
+          .c_str(),
+      layer_norm_prepack);
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
-  for (const char* name : {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool",
-                           "adaptive_avg_pool", "quantize", "dequantize", "channel_shuffle"}) {
+  for (const char* name :
+       {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool", "adaptive_avg_pool",
+        "quantize", "dequantize", "channel_shuffle", "softmax", "layer_norm"}) {
     library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
   }
-  for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "add", "mul"}) {
+  for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "add", "mul", "matmul"}) {
     library.def((std::string(name) + "(Tensor input, Tensor other, " + kernel).c_str(), run_two);
   }
   for (const char* name : {"conv1d_add_", "conv2d_add_", "conv3d_add_", "linear_add_"}) {

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "csrc/runtime/onednn.h"
+#include "csrc/runtime/residual.h"
 
 namespace jitquant::runtime {
 
@@ -35,10 +36,10 @@ class Linear final : public Kernel {
     plan->layout = Layout::Contiguous;
     plan->dtype = tail.dtype;
     if (inputs.size() > 1) {
-      TORCH_CHECK(
-          inputs[1].sizes() == c10::IntArrayRef(plan->sizes) && inputs[1].scalar_type() == plan->dtype,
-          "jitquant::", name(), ": cannot add ", inputs[1].sizes(), " of ", inputs[1].scalar_type(),
-          " to a result of ", plan->sizes, " of ", plan->dtype);
+      if (!adds_in_place(inputs[1], *plan)) {
+        plan->compute = add_apart(spec_);
+        return plan;
+      }
       plan->overwrites = 1;
     }
     if (c10::multiply_integers(plan->sizes) == 0) {

@@ -67,6 +67,15 @@ inline Numbers within(const Numbers& x, const Numbers& low, const Numbers& high)
     return raised < high.value[i] ? raised : high.value[i];
   });
 }
+inline Numbers higher(const Numbers& x, const Numbers& y) {
+  return each([&](int i) { return x.value[i] > y.value[i] ? x.value[i] : y.value[i]; });
+}
+inline Numbers rounded(const Numbers& x) {
+  return each([&](int i) { return std::nearbyint(x.value[i]); });
+}
+inline Numbers times_power_of_two(const Numbers& x, const Numbers& power) {
+  return each([&](int i) { return std::ldexp(x.value[i], static_cast<int>(power.value[i])); });
+}
 inline void store(const Numbers& x, float* to, int n) {
   std::memcpy(to, x.value, static_cast<size_t>(n) * sizeof(float));
 }
@@ -126,6 +135,21 @@ inline Numbers times_plus(Numbers x, Numbers y, Numbers z) {
 inline Numbers within(Numbers x, Numbers low, Numbers high) {
   return {_mm256_min_ps(_mm256_max_ps(x.low, low.low), high.low),
           _mm256_min_ps(_mm256_max_ps(x.high, low.high), high.high)};
+}
+inline Numbers higher(Numbers x, Numbers y) {
+  return {_mm256_max_ps(x.low, y.low), _mm256_max_ps(x.high, y.high)};
+}
+inline Numbers rounded(Numbers x) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(x.low, kNearest), _mm256_round_ps(x.high, kNearest)};
+}
+// The power is added to the exponent.
+inline __m256 times_power_of_two(__m256 x, __m256 power) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(power), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
+}
+inline Numbers times_power_of_two(Numbers x, Numbers power) {
+  return {times_power_of_two(x.low, power.low), times_power_of_two(x.high, power.high)};
 }
 inline void store(Numbers x, float* to, int n) {
   if (n == 16) {
@@ -214,6 +238,9 @@ inline Numbers times_plus(Numbers x, Numbers y, Numbers z) { return _mm512_fmadd
 inline Numbers within(Numbers x, Numbers low, Numbers high) {
   return _mm512_min_ps(_mm512_max_ps(x, low), high);
 }
+inline Numbers higher(Numbers x, Numbers y) { return _mm512_max_ps(x, y); }
+inline Numbers rounded(Numbers x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+inline Numbers times_power_of_two(Numbers x, Numbers power) { return _mm512_scalef_ps(x, power); }
 inline void store(Numbers x, float* to, int n) { _mm512_mask_storeu_ps(to, first(n), x); }
 inline void store(Numbers x, uint8_t* to, int n) {
   _mm_mask_storeu_epi8(to, first(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
@@ -292,6 +319,18 @@ void interleave2(const uint8_t* a, const uint8_t* b, uint8_t* out, int64_t count
   for (; i < count; ++i) {
     out[2 * i] = a[i];
     out[2 * i + 1] = b[i];
+  }
+}
+
+void make_signed(const uint8_t* in, int8_t* out, int64_t count) {
+  const __m128i top = _mm_set1_epi8(static_cast<char>(0x80));
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm_xor_si128(bytes, top));
+  }
+  for (; i < count; ++i) {
+    out[i] = static_cast<int8_t>(in[i] ^ 0x80);
   }
 }
 

@@ -31,6 +31,9 @@ struct Loops {
                    Bounds bounds);
   void (*bilinear_to_float)(const uint8_t* a, const uint8_t* b, float* out, int64_t count, const float* k,
                             Bounds bounds);
+  // exp(in - max(in)) over its sum, for each row; then times factor, plus shift. Scratch: one row.
+  void (*softmax)(const float* in, uint8_t* out, int64_t rows, int64_t columns, float factor, float shift,
+                  float* scratch);
   // Three planes, pixel by pixel.
   void (*interleave3)(const uint8_t* planes, int64_t plane, uint8_t* out, int64_t count);
 };
@@ -39,6 +42,9 @@ const Loops& loops();
 
 // Two lines, byte by byte: a[0] b[0] a[1] b[1] …
 void interleave2(const uint8_t* a, const uint8_t* b, uint8_t* out, int64_t count);
+
+// Each byte with 128 less: from unsigned to signed ones.
+void make_signed(const uint8_t* in, int8_t* out, int64_t count);
 
 // [rows][columns] to [columns][rows], where a row of the source is `step` bytes behind the one before.
 void transpose(const uint8_t* from, int64_t step, uint8_t* to, int64_t rows, int64_t columns);

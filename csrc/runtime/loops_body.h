@@ -58,6 +58,72 @@ void bilinear_to(const uint8_t* a, const uint8_t* b, Out* out, int64_t count, co
   });
 }
 
+// Of numbers below zero. A power of two times a polynomial on [-ln 2 / 2, ln 2 / 2] (Taylor's, to the sixth
+// power: the error is 2e-7).
+inline Numbers exponential(const Numbers& x) {
+  const Numbers bounded = within(x, spread(-87.0F), spread(0.0F));
+  const Numbers power = rounded(times(bounded, spread(1.44269504F)));
+  const Numbers rest =
+      times_plus(power, spread(-1.42860677e-6F), times_plus(power, spread(-0.693145752F), bounded));
+  Numbers sum = spread(1.0F / 720);
+  for (const float factor : {1.0F / 120, 1.0F / 24, 1.0F / 6, 1.0F / 2, 1.0F, 1.0F}) {
+    sum = times_plus(sum, rest, spread(factor));
+  }
+  return times_power_of_two(sum, power);
+}
+
+// Elements behind the end take no part.
+inline void softmax_row(const float* in, uint8_t* out, float* scratch, int64_t columns, float factor,
+                        const Numbers& shift) {
+  float lane[16];
+  Numbers highest = spread(-3.402823466e38F);
+  const int64_t whole = columns / 16 * 16;
+  for (int64_t i = 0; i < whole; i += 16) {
+    highest = higher(highest, load(in + i, 16));
+  }
+  store(highest, lane, 16);
+  float top = lane[0];
+  for (const float x : lane) {
+    top = x > top ? x : top;
+  }
+  for (int64_t i = whole; i < columns; ++i) {
+    top = in[i] > top ? in[i] : top;
+  }
+  const Numbers less = spread(-top);
+  const Numbers one = spread(1.0F);
+  Numbers sums = spread(0.0F);
+  for (int64_t i = 0; i < whole; i += 16) {
+    const Numbers y = exponential(times_plus(load(in + i, 16), one, less));
+    store(y, scratch + i, 16);
+    sums = times_plus(y, one, sums);
+  }
+  store(sums, lane, 16);
+  float sum = 0;
+  for (const float part : lane) {
+    sum += part;
+  }
+  if (whole < columns) {
+    const int left = static_cast<int>(columns - whole);
+    store(exponential(times_plus(load(in + whole, left), one, less)), scratch + whole, left);
+    for (int64_t i = whole; i < columns; ++i) {
+      sum += scratch[i];
+    }
+  }
+  const Numbers scale = spread(factor / sum);
+  const Numbers low = spread(0.0F);
+  const Numbers high = spread(255.0F);
+  by_sixteen(columns, [&](int64_t i, int n) {
+    store(within(times_plus(load(scratch + i, n), scale, shift), low, high), out + i, n);
+  });
+}
+
+void softmax(const float* in, uint8_t* out, int64_t rows, int64_t columns, float factor, float shift,
+             float* scratch) {
+  for (int64_t row = 0; row < rows; ++row, in += columns, out += columns) {
+    softmax_row(in, out, scratch, columns, factor, spread(shift));
+  }
+}
+
 const Loops all = {kName,
                    quantize,
                    look_up,
@@ -65,4 +131,5 @@ const Loops all = {kName,
                    affine_to<float>,
                    bilinear_to<uint8_t>,
                    bilinear_to<float>,
+                   softmax,
                    interleave3};

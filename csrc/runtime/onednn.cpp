@@ -146,6 +146,15 @@ void append_activation(dnnl::post_ops& ops, const Activation& activation) {
   }
 }
 
+void append_all(dnnl::post_ops& ops, const dnnl::post_ops& more) {
+  for (int i = 0; i < more.len(); ++i) {
+    dnnl::algorithm kind;
+    float alpha, beta;
+    more.get_params_eltwise(i, kind, alpha, beta);
+    ops.append_eltwise(kind, alpha, beta);
+  }
+}
+
 double activated(const Activation& activation, double x) {
   const auto& name = activation.name;
   auto argument = [&](size_t i) { return activation.arguments.at(i); };

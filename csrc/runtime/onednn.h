@@ -59,6 +59,7 @@ std::optional<LinearTail> linear_tail(const Spec& spec);
 
 // The elementwise function behind a primitive, as post-ops on float numbers, and one number of it.
 void append_activation(dnnl::post_ops& ops, const Activation& activation);
+void append_all(dnnl::post_ops& ops, const dnnl::post_ops& more);  // of elementwise ones
 double activated(const Activation& activation, double x);
 
 // Raises where an input is not uint8.

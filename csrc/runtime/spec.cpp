@@ -53,9 +53,13 @@ void Spec::set(const std::string& name, const std::vector<int64_t>& numbers) {
   words_[name] = word;
 }
 
+void Spec::set(const std::string& name, double number) { words_[name] = exactly(number); }
+
 void Spec::set(const std::string& name, QParams params) {
   words_[name] = exactly(params.scale) + "," + std::to_string(params.zero_point);
 }
+
+void Spec::erase(const std::string& name) { words_.erase(name); }
 
 bool Spec::has(const std::string& name) const { return words_.count(name) != 0; }
 
@@ -75,6 +79,8 @@ std::vector<int64_t> Spec::ints(const std::string& name) const {
 }
 
 int64_t Spec::integer(const std::string& name) const { return std::stoll(word(name)); }
+
+double Spec::number(const std::string& name) const { return std::stod(word(name)); }
 
 std::optional<QParams> Spec::qparams(const std::string& name) const {
   if (!has(name)) {

@@ -35,13 +35,16 @@ class Spec {
 
   void set(const std::string& name, const std::string& word);
   void set(const std::string& name, const std::vector<int64_t>& numbers);
+  void set(const std::string& name, double number);
   void set(const std::string& name, QParams params);
 
+  void erase(const std::string& name);
   bool has(const std::string& name) const;
   // All of these raise where the name is missing: the file is then damaged or from another version.
   const std::string& word(const std::string& name) const;
   std::vector<int64_t> ints(const std::string& name) const;
   int64_t integer(const std::string& name) const;
+  double number(const std::string& name) const;
   std::optional<QParams> qparams(const std::string& name) const;  // nothing where the tensor is float
   Activation activation() const;                                  // none where there is none
 
