@@ -97,6 +97,11 @@ bool pads_with_zero(const Context& context, const Lowering& lowering) {
   return unpadded || !counted->toBool() || (zero_point && zero_point->toInt() == 0);
 }
 
+bool names_dimensions(const Context& /*context*/, const Lowering& lowering) {
+  auto dim = constant_of(lowering.node->namedInput("dim"));
+  return dim && dim->isIntList() && dim->toIntVector().size() > 0;
+}
+
 bool gives_known_activation(const Context& /*context*/, const Lowering& lowering) {
   return activation_words(lowering.node).has_value();
 }
@@ -146,6 +151,9 @@ std::vector<IntegerForm> make_forms() {
                    .recipe =
                        "kernel = jitquant::cat_prepack(dim, $tensors_scales, $tensors_zero_points, $scale,"
                        " $zero_point); jitquant::cat(tensors, kernel)"});
+  forms.push_back({.op = "aten::mean.dim",
+                   .recipe = "kernel = jitquant::mean_prepack(dim, keepdim); jitquant::mean(self, kernel)",
+                   .suits = names_dimensions});
   forms.push_back({.op = "aten::softmax.int",
                    .recipe = "kernel = jitquant::softmax_prepack(dim, $self_scale, $self_zero_point, $scale,"
                              " $zero_point); jitquant::softmax(self, kernel)",
@@ -209,16 +217,17 @@ std::optional<std::string> activation_words(const Node* node) {
 }
 
 const Target& native_target() {
-  static const Target target{.name = "native",
-                             .plain_integers = true,
-                             .forms = forms,
-                             .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack",
-                                             "jitquant::binary_prepack", "jitquant::activation_prepack",
-                                             "jitquant::pool_prepack", "jitquant::adaptive_avg_pool_prepack",
-                                             "jitquant::cat_prepack", "jitquant::channel_shuffle_prepack",
-                                             "jitquant::softmax_prepack", "jitquant::layer_norm_prepack",
-                                             "jitquant::quantize_prepack", "jitquant::dequantize_prepack"},
-                             .runs = runs};
+  static const Target target{
+      .name = "native",
+      .plain_integers = true,
+      .forms = forms,
+      .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
+                      "jitquant::activation_prepack", "jitquant::pool_prepack",
+                      "jitquant::adaptive_avg_pool_prepack", "jitquant::cat_prepack",
+                      "jitquant::mean_prepack", "jitquant::channel_shuffle_prepack",
+                      "jitquant::softmax_prepack", "jitquant::layer_norm_prepack",
+                      "jitquant::quantize_prepack", "jitquant::dequantize_prepack"},
+      .runs = runs};
   return target;
 }
 

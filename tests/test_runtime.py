@@ -256,6 +256,17 @@ def test_channel_shuffle(groups: int) -> None:
         OPS.channel_shuffle(uint8(1, 5, 2, 2), OPS.channel_shuffle_prepack(2))
 
 
+@pytest.mark.parametrize("keepdim", [True, False])
+@pytest.mark.parametrize("dim", [[2, 3], [-1, -2], [1], [0, 3]])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_mean(dim: list[int], keepdim: bool, channels_last: bool) -> None:
+    integers = uint8(4, 24, 7, 5) if channels_last else uint8(4, 24, 7, 5).contiguous()
+    found = OPS.mean(integers, OPS.mean_prepack(dim, keepdim))
+    assert_off_by_one_at_most(found, integers.double().mean(dim, keepdim).round())
+    with pytest.raises(RuntimeError, match="there is no dimension"):
+        OPS.mean(uint8(4), OPS.mean_prepack([2], keepdim))
+
+
 ACTIVATIONS = {
     "clip,0,6": nn.ReLU6(),
     "hardswish": nn.Hardswish(),

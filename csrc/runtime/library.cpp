@@ -121,6 +121,15 @@ KernelPtr adaptive_avg_pool_prepack(const Ints& size) {
   return make_kernel(std::move(spec));
 }
 
+KernelPtr mean_prepack(const Ints& dim, bool keepdim) {
+  Spec spec = new_spec("mean", "");
+  spec.set("dim", dim);
+  if (keepdim) {
+    spec.set("keepdim", "1");
+  }
+  return make_kernel(std::move(spec));
+}
+
 KernelPtr quantize_prepack(double scale, int64_t zero_point) {
   Spec spec = new_spec("quantize", "");
   spec.set("output", QParams{scale, zero_point});
@@ -229,6 +238,7 @@ TORCH_LIBRARY(jitquant, library) {
                   .c_str(),
               pool_prepack);
   library.def(("adaptive_avg_pool_prepack(int[] size)" + made).c_str(), adaptive_avg_pool_prepack);
+  library.def(("mean_prepack(int[] dim, bool keepdim)" + made).c_str(), mean_prepack);
   library.def(("quantize_prepack(float scale, int zero_point)" + made).c_str(), quantize_prepack);
   library.def(("dequantize_prepack(float scale, int zero_point)" + made).c_str(), dequantize_prepack);
   library.def(
@@ -250,7 +260,7 @@ TORCH_LIBRARY(jitquant, library) {
       layer_norm_prepack);
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
   for (const char* name :
-       {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool", "adaptive_avg_pool",
+       {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool", "adaptive_avg_pool", "mean",
         "quantize", "dequantize", "channel_shuffle", "softmax", "layer_norm"}) {
     library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
   }

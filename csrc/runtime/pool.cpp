@@ -1,4 +1,5 @@
-// pool: maximum or average over windows. Both commute with the scale, so the integers keep it.
+// pool: maximum or average over windows. mean: over whole dimensions. All commute with the scale, so the
+// integers keep it.
 #include <ATen/ATen.h>
 
 #include "csrc/runtime/onednn.h"
@@ -80,6 +81,19 @@ class Pool final : public Kernel {
 
 JITQUANT_KERNEL(Pool, "pool");
 
+// An average over windows that lie side by side.
+void average(Plan& plan, const at::Tensor& input, const memory::dims& window, const memory::dims& output,
+             Layout layout) {
+  const memory::dims none(window.size(), 0);
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  plan.inputs.emplace_back(DNNL_ARG_SRC, desc_of(input.sizes(), at::kByte, layout));
+  plan.output.second = desc_of(output, at::kByte, layout);
+  finish<dnnl::pooling_forward>(
+      plan, {engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::pooling_avg_exclude_padding,
+             plan.inputs[0].second, plan.output.second, window, window, none, none, none, attributes});
+}
+
 // adaptive_avg_pool: an average over windows that follow from the sizes of the input and of the output.
 class AdaptiveAvgPool final : public Kernel {
  public:
@@ -98,7 +112,6 @@ class AdaptiveAvgPool final : public Kernel {
     auto plan = std::make_shared<Plan>();
     const auto& input = inputs[0].sizes();
     memory::dims window;
-    const memory::dims none(asked_.size(), 0);
     bool even = true;
     plan->sizes = {input[0], input[1]};
     for (size_t i = 0; i < asked_.size(); ++i) {
@@ -118,13 +131,7 @@ class AdaptiveAvgPool final : public Kernel {
       };
       return plan;
     }
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(input, at::kByte, Layout::ChannelsLast));
-    plan->output.second = desc_of(plan->sizes, at::kByte, Layout::ChannelsLast);
-    finish<dnnl::pooling_forward>(
-        *plan, {engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::pooling_avg_exclude_padding,
-                plan->inputs[0].second, plan->output.second, window, window, none, none, none, attributes});
+    average(*plan, inputs[0], window, plan->sizes, Layout::ChannelsLast);
     return plan;
   }
 
@@ -133,6 +140,54 @@ class AdaptiveAvgPool final : public Kernel {
 };
 
 JITQUANT_KERNEL(AdaptiveAvgPool, "adaptive_avg_pool");
+
+class Mean final : public Kernel {
+ public:
+  explicit Mean(Spec given) : Kernel(std::move(given)), axes_(spec_.ints("dim")) {}
+
+ protected:
+  void accept(Inputs& inputs) const override {
+    require_bytes(inputs[0], name());
+    for (const int64_t axis : axes_) {
+      TORCH_CHECK(axis >= -inputs[0].dim() && axis < inputs[0].dim(), "jitquant::", name(),
+                  ": there is no dimension ", axis, " in a tensor of ", inputs[0].dim(),
+                  "; give it what the model was made for");
+    }
+    inputs[0] = in_layout(inputs[0], layout_of(inputs[0]));
+  }
+
+  std::shared_ptr<Plan> make_plan(Tensors inputs) override {
+    auto plan = std::make_shared<Plan>();
+    const at::Tensor& input = inputs[0];
+    std::vector<bool> goes(static_cast<size_t>(input.dim()));
+    for (const int64_t axis : axes_) {
+      goes[static_cast<size_t>(axis < 0 ? axis + input.dim() : axis)] = true;
+    }
+    memory::dims kept;
+    bool covers_space = input.dim() > 2 && input.dim() < 6;
+    for (size_t i = 0; i < goes.size(); ++i) {
+      kept.push_back(goes[i] ? 1 : input.sizes()[i]);
+      covers_space = covers_space && goes[i] == (i > 1);
+      if (!goes[i] || spec_.has("keepdim")) {
+        plan->sizes.push_back(kept.back());
+      }
+    }
+    plan->layout = layout_of(inputs[0]);
+    if (input.numel() == 0 || !covers_space) {
+      plan->compute = [this, keep = spec_.has("keepdim")](Tensors given) {
+        return rounded(given[0].to(at::kFloat).mean(axes_, keep));
+      };
+      return plan;
+    }
+    average(*plan, input, input.sizes().slice(2).vec(), kept, plan->layout);
+    return plan;
+  }
+
+ private:
+  const std::vector<int64_t> axes_;
+};
+
+JITQUANT_KERNEL(Mean, "mean");
 
 }  // namespace
 
