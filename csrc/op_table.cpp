@@ -115,6 +115,7 @@ std::vector<OpRow> make_table() {
       moves("aten::split_with_sizes"),
       moves("aten::slice.Tensor"),
       moves("aten::select.int"),
+      moves("aten::channel_shuffle"),
       moves("aten::contiguous"),
       moves("aten::clone"),
   };

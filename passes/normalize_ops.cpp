@@ -65,6 +65,48 @@ bool size_is_list(const Context&, const MatchedValues& values) {
   return values.at("size")->type()->kind() == c10::TypeKind::ListType;
 }
 
+// Whether `value` is the size of `tensor` along that dimension.
+bool is_size_of(const Value* value, const Value* tensor, int64_t dimension) {
+  const Node* node = value->node();
+  int64_t asked = -1;
+  if (node->kind() == c10::prim::ListUnpack) {
+    asked = static_cast<int64_t>(value->offset());
+    node = node->input()->node();
+  } else if (node->kind() == c10::aten::size && node->inputs().size() == 2) {
+    auto constant = constant_of(node->input(1));
+    asked = constant ? constant->toInt() : -1;
+  }
+  return node->kind() == c10::aten::size && node->input(0) == tensor && asked == dimension;
+}
+
+// Whether the two reshapes around the transpose keep all but the channels. How many channels they say need not
+// be looked at: there is one number only with which they run.
+bool only_channels_move(const Context&, const MatchedValues& values) {
+  const Value* x = values.at("x");
+  auto groups = constant_of(values.at("groups"));
+  return groups && groups->isInt() && groups->toInt() > 0 && is_size_of(values.at("n"), x, 0) &&
+         is_size_of(values.at("h"), x, 2) && is_size_of(values.at("w"), x, 3) &&
+         is_size_of(values.at("n1"), x, 0) && is_size_of(values.at("h1"), x, 2) &&
+         is_size_of(values.at("w1"), x, 3);
+}
+
+RewriteRule channel_shuffle(bool contiguous) {
+  const std::string inputs =
+      "graph(%x, %n, %groups, %c, %h, %w, %one, %two, %format, %n1, %c1, %h1, %w1):\n";
+  return {.name = contiguous ? "channel shuffle with a copy" : "channel shuffle",
+          .pattern = inputs +
+                     "  %size : int[] = prim::ListConstruct(%n, %groups, %c, %h, %w)\n"
+                     "  %grouped = aten::reshape(%x, %size)\n"
+                     "  %moved = aten::transpose(%grouped, %one, %two)\n" +
+                     (contiguous ? "  %copy = aten::contiguous(%moved, %format)\n" : "") +
+                     "  %size1 : int[] = prim::ListConstruct(%n1, %c1, %h1, %w1)\n"
+                     "  %y = aten::reshape(" +
+                     (contiguous ? "%copy" : "%moved") + ", %size1)\n  return (%y)",
+          .replacement = inputs + "  %y = aten::channel_shuffle(%x, %groups)\n  return (%y)",
+          .where = {{"one", 1}, {"two", 2}},
+          .condition = only_channels_move};
+}
+
 RewriteRule convolution(const std::string& op, bool transposed, const std::string& tail_names,
                         const std::string& replacement,
                         bool (*condition)(const Context&, const MatchedValues&)) {
@@ -170,6 +212,9 @@ std::vector<RewriteRule> make_rules() {
        .condition = value_is_number},
   };
   rules.insert(rules.end(), others.begin(), others.end());
+  // Behind the row for view.
+  rules.push_back(channel_shuffle(true));
+  rules.push_back(channel_shuffle(false));
   return rules;
 }
 
