@@ -26,11 +26,11 @@ bool adds_plainly(const Node* add) {
   return alpha && alpha->toScalar().toDouble() == 1;
 }
 
-// A tensor that some op computes at each call.
+// A tensor that is another one at each call.
 bool is_computed(const Value* value) {
   const auto kind = value->node()->kind();
   return value->type()->isSubtypeOf(*c10::TensorType::get()) && kind != c10::prim::Constant &&
-         kind != c10::prim::GetAttr && kind != c10::prim::Param;
+         kind != c10::prim::GetAttr;
 }
 
 // The add behind `value` of which it is one operand and a computed value the other. Of two ops that could

@@ -151,6 +151,9 @@ std::vector<IntegerForm> make_forms() {
                    .recipe =
                        "kernel = jitquant::cat_prepack(dim, $tensors_scales, $tensors_zero_points, $scale,"
                        " $zero_point); jitquant::cat(tensors, kernel)"});
+  forms.push_back({.op = "aten::channel_shuffle",
+                   .recipe = "kernel = jitquant::channel_shuffle_prepack(groups);"
+                             "jitquant::channel_shuffle(self, kernel)"});
   forms.push_back({.op = "aten::mean.dim",
                    .recipe = "kernel = jitquant::mean_prepack(dim, keepdim); jitquant::mean(self, kernel)",
                    .suits = names_dimensions});

@@ -88,7 +88,8 @@ bool may_be_overwritten(const Value* value, Node* add) {
   return value->node()->kind().ns() == add->kind().ns() &&
          value->node()->owningBlock() == add->owningBlock() &&
          std::all_of(value->uses().begin(), value->uses().end(), [&](const auto& use) {
-           return use.user == add || (use.user->kind().ns() == add->kind().ns() && use.user->isBefore(add));
+           return use.user == add || asks_for_shape(use.user) ||
+                  (use.user->kind().ns() == add->kind().ns() && use.user->isBefore(add));
          });
 }
 

@@ -79,8 +79,8 @@ bool is_size_of(const Value* value, const Value* tensor, int64_t dimension) {
   return node->kind() == c10::aten::size && node->input(0) == tensor && asked == dimension;
 }
 
-// Whether the two reshapes around the transpose keep all but the channels. How many channels they say need not
-// be looked at: there is one number only with which they run.
+// Whether the two reshapes around the transpose keep all but the channels. How many channels they say need
+// not be looked at: there is one number only with which they run.
 bool only_channels_move(const Context&, const MatchedValues& values) {
   const Value* x = values.at("x");
   auto groups = constant_of(values.at("groups"));
@@ -91,8 +91,7 @@ bool only_channels_move(const Context&, const MatchedValues& values) {
 }
 
 RewriteRule channel_shuffle(bool contiguous) {
-  const std::string inputs =
-      "graph(%x, %n, %groups, %c, %h, %w, %one, %two, %format, %n1, %c1, %h1, %w1):\n";
+  const std::string inputs = "graph(%x, %n, %groups, %c, %h, %w, %one, %two, %format, %n1, %c1, %h1, %w1):\n";
   return {.name = contiguous ? "channel shuffle with a copy" : "channel shuffle",
           .pattern = inputs +
                      "  %size : int[] = prim::ListConstruct(%n, %groups, %c, %h, %w)\n"

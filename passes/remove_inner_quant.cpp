@@ -36,10 +36,28 @@ const IntegerForm* form_of(const Target& target, const Node* node) {
   return row == nullptr ? nullptr : find_form(target, *row);
 }
 
+bool is_quantized(const Value* value) {
+  return std::any_of(value->uses().begin(), value->uses().end(),
+                     [](const auto& use) { return is_quantize(use.user); });
+}
+
+// An add of which nothing quantizes the result, not behind an activation either.
+bool is_float_add(const Node* node) {
+  return node->kind() == c10::aten::add && !is_quantized(node->output()) &&
+         std::none_of(node->output()->uses().begin(), node->output()->uses().end(),
+                      [](const auto& use) { return activation_words(use.user).has_value(); });
+}
+
 bool takes_float(const Target& target, const Node* node) {
+  if (node->kind() == c10::prim::ListConstruct) {
+    const auto& uses = node->output()->uses();
+    return std::all_of(uses.begin(), uses.end(),
+                       [&](const auto& use) { return takes_float(target, use.user); });
+  }
   const OpRow* row = find_row(node);
   const IntegerForm* form = form_of(target, node);
-  return row == nullptr || !has_integer_form(target, *row) || (form != nullptr && form->takes_float);
+  return row == nullptr || !has_integer_form(target, *row) || (form != nullptr && form->takes_float) ||
+         is_float_add(node);
 }
 
 // Whether the op can give its result as float: because it does anyway, or because its integer form may.
@@ -70,7 +88,11 @@ int64_t remove_pair(Value* value) {
   if (past == nullptr) {
     return 0;
   }
+  Node* dequantize = past->node();
+  Node* quantize = dequantize->input()->node();
   past->replaceAllUsesWith(value);
+  dequantize->destroy();
+  quantize->destroy();
   return 1;
 }
 
@@ -91,9 +113,8 @@ int64_t visit(const Target& target, Node* node) {
   if (past != nullptr && std::all_of(past->uses().begin(), past->uses().end(),
                                      [&](const auto& use) { return takes_float(target, use.user); })) {
     count += remove_pair(chain.end);
-    count += add_as_float(target, chain);
   }
-  return count;
+  return count + (is_quantized(chain.end) ? 0 : add_as_float(target, chain));
 }
 
 }  // namespace
@@ -101,7 +122,12 @@ int64_t visit(const Target& target, Node* node) {
 int64_t RemoveInnerQuant(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](Node* node) { count += visit(context.target(), node); });
+    // From the end, so that it is known of a sum whether it is float, and what goes has been visited.
+    std::vector<Node*> nodes;
+    for_each_node(graph->block(), [&](Node* node) { nodes.push_back(node); });
+    for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
+      count += visit(context.target(), *it);
+    }
     eliminate_dead_code(graph);
   }
   return count;

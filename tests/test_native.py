@@ -105,6 +105,51 @@ def test_torchvision_networks_lose_no_more_than_on_the_stock_target(name: str) -
         assert sqnr(expected, native(images)) > sqnr(expected, stock(images)) - 0.5
 
 
+class Attention(nn.Module):
+    """A layer of a transformer, its norms before or behind what they normalize."""
+
+    def __init__(self, norm_first: bool) -> None:
+        super().__init__()
+        self.qkv = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        self.mix, self.widen, self.narrow = nn.Linear(32, 32), nn.Linear(32, 64), nn.Linear(64, 32)
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(2))
+        self.norm_first = norm_first
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).view(x.size(0), -1, 4, 8).transpose(1, 2) for part in self.qkv)
+        weights = torch.softmax(q @ k.transpose(-1, -2) / 8**0.5, dim=-1)
+        return self.mix((weights @ v).transpose(1, 2).reshape(x.shape))
+
+    def feed(self, x: Tensor) -> Tensor:
+        return self.narrow(nn.functional.gelu(self.widen(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.norms
+        if self.norm_first:
+            x = x + self.attend(first(x))
+            return x + self.feed(second(x))
+        x = first(x + self.attend(x))
+        return second(x + self.feed(x))
+
+
+@needs_library
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_attention_is_integer_throughout(norm_first: bool) -> None:
+    """Test that nothing but norms and the sums before them is float, at any batch size."""
+    torch.manual_seed(0)
+    tokens = torch.randn(4, 16, 32)
+    model = torch.jit.trace(nn.Sequential(*(Attention(norm_first) for _ in range(2))).eval(), tokens[:1])
+    quantized = jitquant.quantize_jit(model, WHOLE, lambda m: m(tokens), [], target="native")
+    kinds = [node.kind() for node in quantized.graph.nodes()]
+    assert kinds.count("jitquant::matmul") == kinds.count("jitquant::softmax") * 2 == 4
+    assert sum(kind.startswith("jitquant::linear") for kind in kinds) == 12
+    assert not {"jitquant::dequantize", "aten::matmul", "aten::softmax", "aten::gelu", "aten::linear"} & set(
+        kinds
+    )
+    assert sqnr(model(tokens), quantized(tokens)) > 25
+    assert torch.equal(saved_and_loaded(quantized)(tokens), quantized(tokens))
+
+
 RUN_WITH_LIBRARY_ONLY = """
 import sys, torch
 try:

@@ -260,8 +260,8 @@ TORCH_LIBRARY(jitquant, library) {
       layer_norm_prepack);
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
   for (const char* name :
-       {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool", "adaptive_avg_pool", "mean",
-        "quantize", "dequantize", "channel_shuffle", "softmax", "layer_norm"}) {
+       {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool", "adaptive_avg_pool",
+        "mean", "quantize", "dequantize", "channel_shuffle", "softmax", "layer_norm"}) {
     library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
   }
   for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "add", "mul", "matmul"}) {
