@@ -155,8 +155,11 @@ std::vector<IntegerForm> make_forms() {
                    .recipe = "kernel = jitquant::channel_shuffle_prepack(groups);"
                              "jitquant::channel_shuffle(self, kernel)"});
   forms.push_back({.op = "aten::mean.dim",
-                   .recipe = "kernel = jitquant::mean_prepack(dim, keepdim); jitquant::mean(self, kernel)",
-                   .suits = names_dimensions});
+                   .recipe =
+                       "kernel = jitquant::mean_prepack(dim, keepdim, $self_scale, $self_zero_point, $scale,"
+                       " $zero_point); jitquant::mean(self, kernel)",
+                   .suits = names_dimensions,
+                   .gives_float = true});
   forms.push_back({.op = "aten::softmax.int",
                    .recipe = "kernel = jitquant::softmax_prepack(dim, $self_scale, $self_zero_point, $scale,"
                              " $zero_point); jitquant::softmax(self, kernel)",

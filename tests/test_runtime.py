@@ -261,10 +261,12 @@ def test_channel_shuffle(groups: int) -> None:
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_mean(dim: list[int], keepdim: bool, channels_last: bool) -> None:
     integers = uint8(4, 24, 7, 5) if channels_last else uint8(4, 24, 7, 5).contiguous()
-    found = OPS.mean(integers, OPS.mean_prepack(dim, keepdim))
+    found = OPS.mean(integers, OPS.mean_prepack(dim, keepdim, 0.02, 7, 0.02, 7))
     assert_off_by_one_at_most(found, integers.double().mean(dim, keepdim).round())
+    found = OPS.mean(integers, OPS.mean_prepack(dim, keepdim, 0.02, 7, None, 0))
+    assert torch.allclose(found.double(), ((integers.double() - 7) * 0.02).mean(dim, keepdim), atol=1e-5)
     with pytest.raises(RuntimeError, match="there is no dimension"):
-        OPS.mean(uint8(4), OPS.mean_prepack([2], keepdim))
+        OPS.mean(uint8(4), OPS.mean_prepack([2], keepdim, 0.02, 7, None, 0))
 
 
 ACTIVATIONS = {

@@ -121,8 +121,11 @@ KernelPtr adaptive_avg_pool_prepack(const Ints& size) {
   return make_kernel(std::move(spec));
 }
 
-KernelPtr mean_prepack(const Ints& dim, bool keepdim) {
+KernelPtr mean_prepack(const Ints& dim, bool keepdim, double input_scale, int64_t input_zero_point,
+                       std::optional<double> scale, int64_t zero_point) {
   Spec spec = new_spec("mean", "");
+  spec.set("input", QParams{input_scale, input_zero_point});
+  set_output(spec, scale, zero_point);
   spec.set("dim", dim);
   if (keepdim) {
     spec.set("keepdim", "1");
@@ -238,7 +241,11 @@ TORCH_LIBRARY(jitquant, library) {
                   .c_str(),
               pool_prepack);
   library.def(("adaptive_avg_pool_prepack(int[] size)" + made).c_str(), adaptive_avg_pool_prepack);
-  library.def(("mean_prepack(int[] dim, bool keepdim)" + made).c_str(), mean_prepack);
+  library.def(("mean_prepack(int[] dim, bool keepdim, float input_scale, int input_zero_point, float? scale, "
+               "int zero_point)" +
+               made)
+                  .c_str(),
+              mean_prepack);
   library.def(("quantize_prepack(float scale, int zero_point)" + made).c_str(), quantize_prepack);
   library.def(("dequantize_prepack(float scale, int zero_point)" + made).c_str(), dequantize_prepack);
   library.def(

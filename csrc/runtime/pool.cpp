@@ -173,8 +173,16 @@ class Mean final : public Kernel {
       }
     }
     plan->layout = layout_of(inputs[0]);
+    const bool keep = spec_.has("keepdim");
+    if (!spec_.has("output")) {
+      plan->compute = [this, keep, params = *spec_.qparams("input")](Tensors given) {
+        return (given[0].to(at::kFloat).mean(axes_, keep) - static_cast<float>(params.zero_point)) *
+               static_cast<float>(params.scale);
+      };
+      return plan;
+    }
     if (input.numel() == 0 || !covers_space) {
-      plan->compute = [this, keep = spec_.has("keepdim")](Tensors given) {
+      plan->compute = [this, keep](Tensors given) {
         return rounded(given[0].to(at::kFloat).mean(axes_, keep));
       };
       return plan;
