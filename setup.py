@@ -31,6 +31,8 @@ SYSTEM_HEADERS = [*include_paths(), sysconfig.get_path("include")]
 COMPILE_FLAGS = ["-std=c++20", "-O2", "-g0", "-Wall", "-Wextra"]
 if os.environ.get("JITQUANT_WERROR") == "1":
     COMPILE_FLAGS.append("-Werror")
+# Of the op library alone: the rest of the code writes to no memory of its own.
+SANITIZE = [f"-fsanitize={name}" for name in [os.environ.get("JITQUANT_SANITIZE")] if name]
 # Ninja does not watch system headers; torch's version in the command makes it recompile when torch changes.
 COMPILE_FLAGS.append(f"-DJITQUANT_BUILT_WITH_TORCH={torch.__version__}")
 
@@ -84,10 +86,11 @@ def extensions() -> list[CppExtension]:
         RUNTIME,
         sources("csrc/runtime"),
         include_dirs=[str(ROOT)],
-        extra_compile_args=compile_flags(str(headers), *SYSTEM_HEADERS),
+        extra_compile_args=[*compile_flags(str(headers), *SYSTEM_HEADERS), *SANITIZE],
         # Beside the library, then where pip puts oneDNN when jitquant is in the same environment, then where
         # it was found.
         extra_link_args=[
+            *SANITIZE,
             str(library),
             *(f"-Wl,-rpath,{path}" for path in ("$ORIGIN", "$ORIGIN/../../../..", str(library.parent))),
         ],

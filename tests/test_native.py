@@ -1,5 +1,6 @@
 """The native target: kernels against float arithmetic, networks end to end, and what is refused."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -191,7 +192,7 @@ def test_a_processor_without_dot_products_is_refused(tmp_path: Path) -> None:
     code = "import sys, torch; torch.ops.load_library(sys.argv[2]); torch.jit.load(sys.argv[1])"
     result = subprocess.run(
         [sys.executable, "-c", code, "model.pt", str(jitquant.native.LIBRARY)],
-        capture_output=True, text=True, cwd=tmp_path, check=False, env={"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True, text=True, cwd=tmp_path, check=False, env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
     )  # fmt: skip
     assert "needs a processor with 8-bit dot products" in result.stderr
 
