@@ -1,4 +1,6 @@
 // The one file that binds to Python.
+#include <algorithm>
+
 #include <torch/csrc/jit/ir/irparser.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/extension.h>
@@ -7,6 +9,7 @@
 #include "csrc/module_path.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
+#include "csrc/profile.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
 
@@ -134,6 +137,48 @@ std::vector<std::string> describe_nodes(const Module& module, const std::string&
   return lines;
 }
 
+// The stack of a call of forward, with defaults filled in.
+torch::jit::Stack stack_of(const Module& module, const py::tuple& inputs) {
+  const auto& schema = module.get_method("forward").function().getSchema();
+  try {
+    return torch::jit::createStackForSchema(schema, inputs, {}, module._ivalue());
+  } catch (const std::exception& error) {
+    std::string cause = error.what();  // its first sentence says it; declarations follow
+    cause.resize(std::min({cause.size(), cause.find('\n'), cause.find(" Declaration:")}));
+    cause.resize(cause.find_last_not_of('.') + 1);
+    fail("profile", "these inputs do not fit: " + cause, "pass a tuple of what forward takes");
+  }
+}
+
+py::dict profile(const Module& module, const py::tuple& inputs, int64_t runs) {
+  torch::jit::Stack stack = stack_of(module, inputs);
+  for (size_t i = 1; i < stack.size(); ++i) {
+    stack[i] = stack[i].deepcopy();  // forward may change its inputs
+  }
+  MethodProfile result;
+  {
+    const py::gil_scoped_release release;
+    result = profile_forward(module, stack, runs);
+  }
+  py::list ops;
+  for (const OpProfile& row : result.ops) {
+    py::dict entry;
+    entry["op"] = row.op;
+    entry["module"] = row.path;
+    entry["source"] = row.line;
+    entry["calls"] = row.calls;
+    entry["time_us"] = row.time_us;
+    entry["kernel"] = row.kernel;
+    entry["multiply_adds"] = row.multiply_adds;
+    ops.append(entry);
+  }
+  py::dict entry;
+  entry["ops"] = ops;
+  entry["between_us"] = result.between_us;
+  entry["unprofiled_us"] = result.unprofiled_us;
+  return entry;
+}
+
 void register_attribute(Module& module, const std::string& name, const std::string& value) {
   if (module.hasattr(name)) {
     module.setattr(name, value);
@@ -165,6 +210,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
       },
       py::arg("module"), py::arg("share_tensors"));
   binding.def("describe_nodes", &describe_nodes, py::arg("module"), py::arg("method"));
+  binding.def("profile", &profile, py::arg("module"), py::arg("inputs"), py::arg("runs"));
   binding.def("op_table", &table_rows);
   binding.def("set_string", &register_attribute);
 }

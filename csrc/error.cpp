@@ -25,6 +25,8 @@ bool is_library_code(const SourceRange& range) {
   return place && std::get<0>(*place).find("torch/nn/") != std::string::npos;
 }
 
+}  // namespace
+
 std::string source_line(const Node* node) {
   std::vector<SourceRange> frames{node->sourceRange()};
   if (node->callstack()) {
@@ -39,8 +41,6 @@ std::string source_line(const Node* node) {
   }
   return file_and_line(frames.front());
 }
-
-}  // namespace
 
 std::string describe(const Node* node) {
   std::string text = node->kind().toQualString();

@@ -12,7 +12,10 @@ struct QuantizationError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// "aten::conv2d at model.py:12 (layer1.0.conv1)". The line is the innermost one that is not torch.nn's own.
+// "model.py:12": the innermost line that is not torch.nn's own; empty where none is known.
+std::string source_line(const torch::jit::Node* node);
+
+// "aten::conv2d at model.py:12 (layer1.0.conv1)".
 std::string describe(const torch::jit::Node* node);
 
 // Raises "<pass>: <node> <cause>; <remedy>".

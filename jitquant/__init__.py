@@ -16,6 +16,7 @@ from jitquant.observers import (  # noqa: E402
     PerChannelMinMaxObserver,
     WeightMinMaxObserver,
 )
+from jitquant.profile import Profile, ProfiledOp, profile  # noqa: E402
 from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
 
@@ -27,6 +28,8 @@ __all__ = [
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "PerChannelMinMaxObserver",
+    "Profile",
+    "ProfiledOp",
     "QConfig",
     "QuantizationError",
     "WeightMinMaxObserver",
@@ -38,5 +41,6 @@ __all__ = [
     "info",
     "native",
     "prepare_jit",
+    "profile",
     "quantize_jit",
 ]

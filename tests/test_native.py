@@ -205,9 +205,8 @@ def test_an_unknown_target_is_refused() -> None:
 
 def test_a_build_without_the_library_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jitquant.native, "LIBRARY", Path("nowhere.so"))
+    monkeypatch.setattr(jitquant.native, "_reason", "")  # is put back, whatever load writes to it
     jitquant.native.load()
     model = torch.jit.script(Net().eval())
     with pytest.raises(QuantizationError, match=r"not available: this build has no op library.*ONEDNN_ROOT"):
         jitquant.quantize_jit(model, WHOLE, lambda m: None, [], target="native")
-    monkeypatch.undo()
-    monkeypatch.setattr(jitquant.native, "_reason", "")
