@@ -190,10 +190,9 @@ def test_a_processor_without_dot_products_is_refused(tmp_path: Path) -> None:
     _, quantized, _ = quantized_net()
     torch.jit.save(quantized, tmp_path / "model.pt")
     code = "import sys, torch; torch.ops.load_library(sys.argv[2]); torch.jit.load(sys.argv[1])"
-    result = subprocess.run(
-        [sys.executable, "-c", code, "model.pt", str(jitquant.native.LIBRARY)],
-        capture_output=True, text=True, cwd=tmp_path, check=False, env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    )  # fmt: skip
+    command = [sys.executable, "-c", code, "model.pt", str(jitquant.native.LIBRARY)]
+    limited = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=limited)
     assert "needs a processor with 8-bit dot products" in result.stderr
 
 
