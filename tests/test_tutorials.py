@@ -24,44 +24,61 @@ def run(*command: str | Path, folder: Path) -> str:
     return result.stdout
 
 
-@pytest.mark.slow
-def test_cpp_program_prints_what_python_prints(tmp_path: Path) -> None:
-    """Test that the C++ program, built against the libtorch of the wheel, gives the same digits."""
+def save_network(file: Path, **options: str) -> tuple[str, ...]:
+    """Saves a quantized network and gives the sizes of its input."""
     network = nn.Sequential(
         nn.Conv2d(3, 128, 3), nn.ReLU6(), nn.Conv2d(128, 128, 3, groups=128), nn.Flatten()
     )
     inputs = torch.rand(1, 3, 12, 12) * 2 - 1
+    traced = torch.jit.trace(network.eval(), inputs)
     model = jitquant.quantize_jit(
-        torch.jit.trace(network.eval(), inputs), {"": jitquant.get_default_qconfig()}, lambda m: m(inputs), []
+        traced, {"": jitquant.get_default_qconfig()}, lambda m: m(inputs), [], **options
     )
-    torch.jit.save(model, tmp_path / "model.pt")
+    torch.jit.save(model, file)
+    return ("1", "3", "12", "12")
 
-    cmake = shutil.which(
-        "cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    )
+
+def build_program(folder: Path, *options: str) -> Path:
+    """Builds the C++ program against the libtorch of the wheel."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    cmake = shutil.which("cmake", path=places)
     assert cmake is not None, "cmake is one of the packages that the tests need: pip install cmake"
-    run(
-        cmake,
-        "-S",
-        TUTORIALS / "cpp",
-        "-B",
-        tmp_path / "build",
-        "-DCMAKE_BUILD_TYPE=Release",
-        f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
-        folder=tmp_path,
-    )
-    run(cmake, "--build", tmp_path / "build", folder=tmp_path)
-    program = tmp_path / "build" / "run_quantized"
-    sizes = ("1", "3", "12", "12")
-    printed = run(
-        sys.executable,
-        TUTORIALS / "cpp" / "compare.py",
-        tmp_path / "model.pt",
-        program,
-        *sizes,
-        folder=tmp_path,
-    )
+    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
+    source = ("-S", TUTORIALS / "cpp", "-B", folder, "-DCMAKE_BUILD_TYPE=Release", prefix)
+    run(cmake, *source, *options, folder=TUTORIALS)
+    run(cmake, "--build", folder, folder=TUTORIALS)
+    return folder / "run_quantized"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_program(tmp_path_factory.mktemp("build"))
+
+
+@pytest.mark.slow
+def test_cpp_program_prints_what_python_prints(tmp_path: Path, program: Path) -> None:
+    """Test that the C++ program gives the same digits as Python."""
+    sizes = save_network(tmp_path / "model.pt")
+    compare = (sys.executable, TUTORIALS / "cpp" / "compare.py", tmp_path / "model.pt")
+    assert run(*compare, program, *sizes, folder=tmp_path).endswith("the same, digit by digit\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not jitquant.native.is_available(), reason="this build has no native target")
+def test_cpp_program_runs_files_of_the_native_target(tmp_path: Path, program: Path) -> None:
+    """Test that the ops are there where the program opens their library, and where it links it."""
+    sizes = save_network(tmp_path / "model.pt", target="native")
+    library = jitquant.native.LIBRARY
+    compare = (sys.executable, TUTORIALS / "cpp" / "compare.py", tmp_path / "model.pt")
+    printed = run(*compare, program, *sizes, "--ops", library, folder=tmp_path)
     assert printed.endswith("the same, digit by digit\n")
+    linked = build_program(tmp_path / "linked", f"-DJITQUANT_OPS={library}")
+    printed = run(*compare, linked, *sizes, "--ops", library, "--linked", folder=tmp_path)
+    assert printed.endswith("the same, digit by digit\n")
+
+    alone = subprocess.run([program, "model.pt"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert alone.returncode == 1
+    assert "jitquant.Kernel" in alone.stderr
 
 
 @pytest.mark.slow

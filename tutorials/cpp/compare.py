@@ -26,8 +26,9 @@ def what_python_says(model_file: Path, sizes: list[int]) -> list[str]:
     ]
 
 
-def what_cpp_says(program: Path, model_file: Path, sizes: list[int]) -> list[str]:
-    command = [str(program.resolve()), str(model_file), *map(str, sizes)]
+def what_cpp_says(program: Path, ops: Path | None, model_file: Path, sizes: list[int]) -> list[str]:
+    options = ["--ops", str(ops.resolve())] if ops else []
+    command = [str(program.resolve()), *options, str(model_file), *map(str, sizes)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
 
 
@@ -39,10 +40,18 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a saved TorchScript model")
     parser.add_argument("program", type=Path, help="the C++ program, built")
     parser.add_argument("sizes", type=int, nargs="*", default=[1, 3, 224, 224], help="sizes of the input")
+    parser.add_argument("--ops", type=Path, help="libjitquant_runtime.so, for a file of the native target")
+    parser.add_argument(
+        "--linked", action="store_true", help="the program has it linked: Python alone loads it"
+    )
     arguments = parser.parse_args()
 
+    if arguments.ops:
+        torch.ops.load_library(arguments.ops)
     python = what_python_says(arguments.model, arguments.sizes)
-    cpp = what_cpp_says(arguments.program, arguments.model, arguments.sizes)
+    cpp = what_cpp_says(
+        arguments.program, None if arguments.linked else arguments.ops, arguments.model, arguments.sizes
+    )
     print(f"{'Python':<28}C++")
     for left, right in zip(python, cpp, strict=True):
         print(f"{left:<28}{right}")

@@ -1,6 +1,10 @@
 // Runs a quantized model with libtorch alone: no Python, and nothing of jitquant.
 //
 //     run_quantized model.pt [sizes of the input, 1 3 224 224 if left out]
+//     run_quantized --ops libjitquant_runtime.so model.pt [sizes]
+//
+// The second is for a file of the native target; linking the library (JITQUANT_OPS in CMakeLists.txt) is the
+// other way to have its ops.
 //
 // Prints the first outputs with enough digits to tell any two floats apart, and the sum of all of them.
 // compare.py does the same in Python and compares.
@@ -9,9 +13,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include <dlfcn.h>
 #include <torch/script.h>
 
 namespace {
@@ -30,6 +36,11 @@ at::Tensor make_input(const std::vector<int64_t>& sizes) {
   return torch::linspace(-1, 1, c10::multiply_integers(sizes)).reshape(sizes);
 }
 
+// Loading the library registers its ops. It is not unloaded: models hold on to them.
+void load_ops(const char* library) {
+  if (dlopen(library, RTLD_NOW | RTLD_GLOBAL) == nullptr) throw std::runtime_error(dlerror());
+}
+
 void run(const std::string& path, const std::vector<int64_t>& sizes) {
   c10::InferenceMode no_gradients;
   torch::jit::Module model = torch::jit::load(path);
@@ -43,12 +54,15 @@ void run(const std::string& path, const std::vector<int64_t>& sizes) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) {
-    std::fprintf(stderr, "usage: %s model.pt [sizes of the input]\n", argv[0]);
+  const bool has_ops = argc > 2 && std::string(argv[1]) == "--ops";
+  const int first = has_ops ? 3 : 1;
+  if (argc <= first) {
+    std::fprintf(stderr, "usage: %s [--ops libjitquant_runtime.so] model.pt [sizes of the input]\n", argv[0]);
     return 2;
   }
   try {
-    run(argv[1], parse_sizes(argc - 2, argv + 2));
+    if (has_ops) load_ops(argv[2]);
+    run(argv[first], parse_sizes(argc - first - 1, argv + first + 1));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
