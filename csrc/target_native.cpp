@@ -178,6 +178,19 @@ std::vector<IntegerForm> make_forms() {
                      .suits = gives_known_activation,
                      .is_activation = true});
   }
+  // ATen resamples bytes as they are: oneDNN rounds the nearest neighbour otherwise and knows no aligned
+  // corners.
+  for (const auto& [name, scales] :
+       {std::pair<std::string, std::string>("aten::upsample_nearest2d", ""),
+        std::pair<std::string, std::string>("aten::upsample_nearest3d", "scales_d, ")}) {
+    forms.push_back({.op = name + ".vec", .recipe = name + "(input, output_size, scale_factors)"});
+    forms.push_back({.op = name, .recipe = name + "(self, output_size, " + scales + "scales_h, scales_w)"});
+  }
+  forms.push_back({.op = "aten::upsample_bilinear2d.vec",
+                   .recipe = "aten::upsample_bilinear2d(input, output_size, align_corners, scale_factors)"});
+  forms.push_back(
+      {.op = "aten::upsample_bilinear2d",
+       .recipe = "aten::upsample_bilinear2d(self, output_size, align_corners, scales_h, scales_w)"});
   forms.push_back(
       {.op = "aten::constant_pad_nd", .recipe = "aten::constant_pad_nd(self, pad, $input_zero_point)"});
   return forms;

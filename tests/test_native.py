@@ -106,6 +106,32 @@ def test_torchvision_networks_lose_no_more_than_on_the_stock_target(name: str) -
         assert sqnr(expected, native(images)) > sqnr(expected, stock(images)) - 0.5
 
 
+class Resample(nn.Module):
+    def __init__(self, mode: str, options: dict[str, object]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.resample = nn.Upsample(mode=mode, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.resample(self.first(x)))
+
+
+@needs_library
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("options", [{"scale_factor": 2.0}, {"size": (17, 11)}, {"scale_factor": 1.7}])
+def test_resampling_is_integer(mode: str, options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 12, 12)
+    aligned: list[dict[str, object]] = [{}] if mode == "nearest" else [{}, {"align_corners": True}]
+    for corners in aligned:
+        model = torch.jit.trace(Resample(mode, options | corners).eval(), images)
+        quantized = jitquant.quantize_jit(model, WHOLE, lambda m: m(images), [], target="native")
+        kinds = [node.kind() for node in quantized.graph.nodes()]
+        assert "jitquant::dequantize" not in kinds
+        assert kinds.count("jitquant::quantize") == 1
+        assert sqnr(model(images), quantized(images)) > 30
+
+
 class Attention(nn.Module):
     """A layer of a transformer, its norms before or behind what they normalize."""
 

@@ -70,6 +70,20 @@ inline Numbers within(const Numbers& x, const Numbers& low, const Numbers& high)
 inline Numbers higher(const Numbers& x, const Numbers& y) {
   return each([&](int i) { return x.value[i] > y.value[i] ? x.value[i] : y.value[i]; });
 }
+inline float largest(const Numbers& x) {
+  float found = x.value[0];
+  for (const float value : x.value) {
+    found = value > found ? value : found;
+  }
+  return found;
+}
+inline float total(const Numbers& x) {
+  float sum = 0;
+  for (const float value : x.value) {
+    sum += value;
+  }
+  return sum;
+}
 inline Numbers rounded(const Numbers& x) {
   return each([&](int i) { return std::nearbyint(x.value[i]); });
 }
@@ -138,6 +152,18 @@ inline Numbers within(Numbers x, Numbers low, Numbers high) {
 }
 inline Numbers higher(Numbers x, Numbers y) {
   return {_mm256_max_ps(x.low, y.low), _mm256_max_ps(x.high, y.high)};
+}
+inline float largest(Numbers x) {
+  const __m256 eight = _mm256_max_ps(x.low, x.high);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+inline float total(Numbers x) {
+  const __m256 eight = _mm256_add_ps(x.low, x.high);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 inline Numbers rounded(Numbers x) {
   constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -239,6 +265,8 @@ inline Numbers within(Numbers x, Numbers low, Numbers high) {
   return _mm512_min_ps(_mm512_max_ps(x, low), high);
 }
 inline Numbers higher(Numbers x, Numbers y) { return _mm512_max_ps(x, y); }
+inline float largest(Numbers x) { return _mm512_reduce_max_ps(x); }
+inline float total(Numbers x) { return _mm512_reduce_add_ps(x); }
 inline Numbers rounded(Numbers x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
 inline Numbers times_power_of_two(Numbers x, Numbers power) { return _mm512_scalef_ps(x, power); }
 inline void store(Numbers x, float* to, int n) { _mm512_mask_storeu_ps(to, first(n), x); }

@@ -76,17 +76,12 @@ inline Numbers exponential(const Numbers& x) {
 // Elements behind the end take no part.
 inline void softmax_row(const float* in, uint8_t* out, float* scratch, int64_t columns, float factor,
                         const Numbers& shift) {
-  float lane[16];
   Numbers highest = spread(-3.402823466e38F);
   const int64_t whole = columns / 16 * 16;
   for (int64_t i = 0; i < whole; i += 16) {
     highest = higher(highest, load(in + i, 16));
   }
-  store(highest, lane, 16);
-  float top = lane[0];
-  for (const float x : lane) {
-    top = x > top ? x : top;
-  }
+  float top = largest(highest);
   for (int64_t i = whole; i < columns; ++i) {
     top = in[i] > top ? in[i] : top;
   }
@@ -98,11 +93,7 @@ inline void softmax_row(const float* in, uint8_t* out, float* scratch, int64_t c
     store(y, scratch + i, 16);
     sums = times_plus(y, one, sums);
   }
-  store(sums, lane, 16);
-  float sum = 0;
-  for (const float part : lane) {
-    sum += part;
-  }
+  float sum = total(sums);
   if (whole < columns) {
     const int left = static_cast<int>(columns - whole);
     store(exponential(times_plus(load(in + whole, left), one, less)), scratch + whole, left);
