@@ -18,6 +18,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": text.get("model name", platform.machine()),
         "processors": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
         "flags": [flag for flag in FLAGS if flag in has],
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 
 from benchmarks.engines import Role
 from benchmarks.figures import ModelFigures, Run, Timing
@@ -76,6 +76,9 @@ def _scatter(model: ModelFigures, axes: Any, colours: dict[str, Any]) -> None:
             place = times[engine.engine], engine.sqnr_db
             axes.scatter(*place, s=size, marker=MARKERS[role], color=colours[engine.engine], alpha=0.85)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_title(f"{model.title}\n{timing.threads} thread, batch {timing.batch}", fontsize=10)
     axes.set_xlabel("ms (left is faster)")
     axes.set_ylabel("SQNR, dB (up is nearer to float)")

@@ -66,7 +66,8 @@ def heading(run: Run) -> str:
     flags = ", ".join(machine["flags"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"{machine['processor']}, {machine['processors']} processors ({flags}); {versions}. "
+        f"{machine['processor']}, {machine['processors']} processors ({flags}), "
+        f"load {machine.get('load', 0):.1f} before it began; {versions}. "
         f"Median of {settings['rounds']} rounds, every engine in a process of its own and in turns.\n\n"
         f"{LEGEND}"
     )

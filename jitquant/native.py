@@ -18,7 +18,8 @@ def load() -> None:
     global _reason
     if not LIBRARY.is_file():
         _reason = (
-            "this build has no op library, since oneDNN was not found when jitquant was built; "
+            "there is no op library beside this build: oneDNN was not found when jitquant was built, or "
+            "the library was taken away; "
             "install onednn-cpu-gomp==2023.2.0 and onednn-devel-cpu-gomp==2023.2.0 (or name a newer oneDNN "
             "in ONEDNN_ROOT) and build again"
         )
