@@ -788,6 +788,15 @@ def transpose_features(x: Tensor) -> Tensor:
     return torch.transpose(x, 0, 1)
 
 
+def channel_shuffle(x: Tensor) -> Tensor:
+    return F.channel_shuffle(x, 4)
+
+
+def channel_shuffle_by_hand(x: Tensor) -> Tensor:
+    n, c, h, w = x.size()
+    return x.view(n, 4, c // 4, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+
+
 def squeeze(x: Tensor) -> Tensor:
     return x.mean(1, keepdim=True).squeeze()
 
@@ -934,6 +943,13 @@ spellings(
     method=transpose,
     function=transpose_function,
     method_in_place=transpose_in_place,
+)
+spellings(
+    "aten::channel_shuffle",
+    "aten::channel_shuffle",
+    module=nn.ChannelShuffle(2),
+    function=channel_shuffle,
+    reshapes=channel_shuffle_by_hand,
 )
 spellings("aten::t", "aten::t", "linear", method=t)
 spellings("aten::flatten.using_ints", "aten::flatten", "linear", function=flatten_all)
