@@ -43,12 +43,14 @@ bool has_wrong_kernel(const Context& context, const Node* conv) {
 }
 
 // Whether what `value` becomes is used as plain integers: by padding, or by a convolution whose own kernel is
-// wrong. The clamp, quantize and dequantize in between are passed over.
+// wrong. What becomes part of this op is passed over: a clamp, a hardswish (see fuse_activation), quantize
+// and dequantize.
 bool feeds_plain_integers(const Context& context, Value* value) {
   for (Node* user = only_user(value); user != nullptr; user = only_user(user->output())) {
     const OpRow* row = find_row(user);
     const bool passed_over = user->kind() == c10::aten::quantize_per_tensor ||
-                             user->kind() == c10::aten::dequantize || (row != nullptr && row->bounds);
+                             user->kind() == c10::aten::dequantize || user->kind() == c10::aten::hardswish ||
+                             (row != nullptr && row->bounds);
     if (!passed_over) {
       return user->kind() == c10::aten::constant_pad_nd || has_wrong_kernel(context, user);
     }
@@ -109,6 +111,54 @@ void add_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
                    .suits = has_right_kernel});
 }
 
+// Whether an op leaves one row for each sample.
+bool leaves_one_row(const Node* node) {
+  if (node->kind() == c10::aten::flatten) {
+    return constant_of(node->namedInput("start_dim")) == c10::IValue(1) &&
+           constant_of(node->namedInput("end_dim")) == c10::IValue(-1);
+  }
+  static const std::vector<c10::Symbol> kinds{c10::aten::mean, c10::aten::select,
+                                              c10::aten::adaptive_avg_pool2d,
+                                              // fuse_quantized decided so about the linear before.
+                                              c10::Symbol::fromQualString("quantized::linear"),
+                                              c10::Symbol::fromQualString("quantized::linear_relu")};
+  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
+}
+
+// Whether an op computes something of one tensor and nothing else.
+bool takes_one_tensor(const Node* node) {
+  const auto* schema = node->maybeSchema();
+  return schema != nullptr && node->input(0)->type()->isSubtypeOf(*c10::TensorType::get()) &&
+         std::count_if(schema->arguments().begin(), schema->arguments().end(), [](const auto& argument) {
+           return argument.type()->isSubtypeOf(*c10::TensorType::get());
+         }) == 1;
+}
+
+bool has_few_rows(const Lowering& lowering) {
+  const Node* node = lowering.names.at("input")->node();
+  while (!node->inputs().empty() && !leaves_one_row(node) && takes_one_tensor(node)) {
+    node = node->input(0)->node();
+  }
+  return !node->inputs().empty() && leaves_one_row(node);
+}
+
+// fbgemm needs two to three times as long as oneDNN for the product of two matrices, but less for that of a
+// few rows, where what is around the kernel counts.
+bool is_faster_on_plain_integers(const Context& context, const Lowering& lowering) {
+  return context.options.engine == "x86" && !has_few_rows(lowering);
+}
+
+std::string plain_linear_recipe(const std::string& activation) {
+  return "plain = aten::int_repr(input);"
+         "integers = aten::int_repr(weight);"
+         "packed = onednn::qlinear_prepack(integers, None);"
+         "result = onednn::qlinear_pointwise(plain, $input_scale, $input_zero_point, packed, $weight_scales,"
+         "  $weight_zero_points, bias, $scale, $zero_point, uint8, '" +
+         activation +
+         "', [], 'none');"
+         "aten::_make_per_tensor_quantized_tensor(result, $scale, $zero_point)";
+}
+
 std::vector<IntegerForm> make_forms() {
   std::vector<IntegerForm> forms;
   for (const char* dimensions : {"1", "2", "3"}) {
@@ -118,6 +168,11 @@ std::vector<IntegerForm> make_forms() {
   forms.insert(
       forms.end(),
       {{.op = "aten::linear",
+        .recipe = plain_linear_recipe("none"),
+        .relu_recipe = plain_linear_recipe("relu"),
+        .suits = is_faster_on_plain_integers,
+        .reason = "fbgemm's products of matrices are slow"},
+       {.op = "aten::linear",
         .recipe = pack_linear + "quantized::linear(input, packed, $scale, $zero_point)",
         .relu_recipe = pack_linear + "quantized::linear_relu(input, packed, $scale, $zero_point)"},
        {.op = "aten::add.Tensor",
@@ -165,7 +220,7 @@ const Target& quantized_target() {
       .plain_integers = false,
       .forms = forms,
       .prepack_ops = {"quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack",
-                      "quantized::linear_prepack", "onednn::qconv_prepack"},
+                      "quantized::linear_prepack", "onednn::qconv_prepack", "onednn::qlinear_prepack"},
       .runs = runs};
   return target;
 }

@@ -41,6 +41,9 @@ LOWER = (
     "fuse_quantized",  # dequantize, op and quantize stand together only right after insertion
     "cancel_quant_pairs",  # what fusion left is float: it is not quantized around for nothing
     "lower_plain_integers",  # what is left of quantized tensors stands at the borders of the integers
+    "keep_float",  # needs to see which dequantizes are left
+    "fuse_activation",  # after keep_float, which lets a linear give float to a gelu
+    "cancel_quant_pairs",  # fusion brought plain integers together
     "fuse_residual_add",  # needs the integer ops
     "remove_fences",  # fusion was the last to look at them
     "freeze",  # weights become constants …

@@ -16,7 +16,7 @@
 // Before: %d = aten::dequantize(%q)      After: %n : int[] = aten::size(%q)
 //         %n : int[] = aten::size(%d)
 //
-// Two dequantizes of one value become one.
+// Two dequantizes of one value become one, and so do two int_reprs.
 // Left alone: a second quantize with other parameters, which does round the value.
 
 #include <unordered_map>
@@ -74,11 +74,12 @@ int64_t ask_integers_for_shape(torch::jit::Block* block) {
   return count;
 }
 
-int64_t share_dequantizes(torch::jit::Block* block) {
+// Ops of that kind that take the same value become one.
+int64_t share(torch::jit::Block* block, c10::Symbol kind) {
   int64_t count = 0;
   std::unordered_map<Value*, Node*> first;
   for_each_node(block, [&](Node* node) {
-    if (node->kind() != c10::aten::dequantize) {
+    if (node->kind() != kind) {
       return;
     }
     auto [known, added] = first.emplace(node->input(), node);
@@ -103,7 +104,8 @@ int64_t CancelQuantPairs(Context& context) {
       }
     });
     count += ask_integers_for_shape(graph->block());
-    count += share_dequantizes(graph->block());
+    count += share(graph->block(), c10::aten::dequantize);
+    count += share(graph->block(), c10::Symbol::fromQualString("aten::int_repr"));
     eliminate_dead_code(graph);
   }
   return count;

@@ -11,7 +11,7 @@
 // inputs are not constants.
 
 #include "csrc/graph_edit.h"
-#include "csrc/packed_conv.h"
+#include "csrc/packed_weight.h"
 #include "csrc/pass.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
@@ -51,9 +51,9 @@ bool fold(Context& context, Node* node) {
     return false;
   }
   Value* packed = nullptr;
-  if (node->kind() == c10::Symbol::fromQualString("onednn::qconv_prepack")) {
-    auto holder = make_packed_conv(context.module._ivalue()->compilation_unit(), *arguments);
-    Value* read = context.new_attribute(node, kPrefix, holder, holder.type());
+  const auto unit = context.module._ivalue()->compilation_unit();
+  if (auto holder = make_packed_weight(unit, node->kind(), *arguments)) {
+    Value* read = context.new_attribute(node, kPrefix, *holder, holder->type());
     torch::jit::WithInsertPoint guard(node);
     packed = node->owningGraph()->insertGetAttr(read, kPackedTensor);
   } else {

@@ -7,6 +7,11 @@
 //         %y : Tensor = aten::addmm(%b, %x, %t, %one, %one)
 // After:  %y : Tensor = aten::linear(%x, %w, %b)
 //
+// Before: %g : Tensor = aten::reshape(%x, [n, groups, c, h, w])
+//         %m : Tensor = aten::transpose(%g, %one, %two)
+//         %y : Tensor = aten::reshape(%m, [n, groups * c, h, w])
+// After:  %y : Tensor = aten::channel_shuffle(%x, %groups)
+//
 // Left alone: products of two activations, and sums whose addend is not one bias for each output feature.
 
 #include "csrc/graph_edit.h"
@@ -90,8 +95,11 @@ bool only_channels_move(const Context&, const MatchedValues& values) {
          is_size_of(values.at("w1"), x, 3);
 }
 
+// On quantized tensors the three copy value by value, and give a layout that the next convolution copies
+// again.
 RewriteRule channel_shuffle(bool contiguous) {
-  const std::string inputs = "graph(%x, %n, %groups, %c, %h, %w, %one, %two, %format, %n1, %c1, %h1, %w1):\n";
+  const std::string inputs = std::string("graph(%x, %n, %groups, %c, %h, %w, %one, %two, ") +
+                             (contiguous ? "%format, " : "") + "%n1, %c1, %h1, %w1):\n";
   return {.name = contiguous ? "channel shuffle with a copy" : "channel shuffle",
           .pattern = inputs +
                      "  %size : int[] = prim::ListConstruct(%n, %groups, %c, %h, %w)\n"

@@ -309,3 +309,22 @@ graph(%self, %x : Tensor):
     assert ops_of(run.after) == ["aten::conv2d"]
     x = torch.randn(1, 3, 5, 5)
     assert torch.equal(run.after(x), torch.conv2d(x, attributes["weight"], padding=1))
+
+
+def test_plain_integers_are_taken_out_once() -> None:
+    """Test that two int_reprs of one value become one, and those of two values stay two."""
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(one=1)}
+{quantize("a", "x", 0.03, 120)}
+{quantize("b", "x", 0.02, 20)}
+  %i : Tensor = aten::int_repr(%a)
+  %j : Tensor = aten::int_repr(%a)
+  %k : Tensor = aten::int_repr(%b)
+  %l : Tensor = aten::sub(%i, %k, %one)
+  %y : Tensor = aten::add(%l, %j, %one)
+  return (%y)"""
+    run = run_with(CANCEL, text)
+    assert ops_of(run.after).count("aten::int_repr") == 2
+    x = torch.randn(200)
+    assert torch.equal(run.after(x), run.before(x))

@@ -24,7 +24,7 @@ from tests.quantized_ir import (
 
 FOLD = ("fuse_quantized", "freeze", "fold_prepack")
 PREFIX = "_jit_pass_packed_weight_"
-HOLDER = "__torch__.jitquant.PackedConv"
+HOLDER = "__torch__.jitquant.Packed"
 LINEAR_PACKED = "__torch__.torch.classes.quantized.LinearPackedParamsBase"
 
 
@@ -66,14 +66,20 @@ graph(%self, %x : Tensor):
     return text, attributes
 
 
-def linear() -> tuple[str, Attributes]:
-    weight_text, attributes = weight_pair(torch.randn(12, 16) * 0.3)
-    attributes["bias"] = torch.randn(12)
+def linear(
+    *, flat: bool = False, bias: bool = True, per_channel: bool = True, features: int = 12
+) -> tuple[str, Attributes]:
+    """A linear; where what comes before makes it `flat`, x86 gives it one row for each sample."""
+    weight_text, attributes = weight_pair(torch.randn(features, 16) * 0.3, per_channel=per_channel)
+    if bias:
+        attributes["bias"] = torch.randn(features)
+    flatten = constants(start_dim=1, end_dim=-1) + "  %f : Tensor = aten::flatten(%x, %start_dim, %end_dim)\n"
     text = f"""
 graph(%self, %x : Tensor):
-{attribute("bias")}
+{attribute("bias") if bias else constants(bias=None)}
 {weight_text}
-{pair("xd", "x", 0.03, 120)}
+{flatten if flat else ""}
+{pair("xd", "f" if flat else "x", 0.03, 120)}
   %c : Tensor = aten::linear(%xd, %weight_d, %bias)
 {pair("y", "c", 0.05, 120)}
   return (%y)"""
@@ -87,7 +93,11 @@ CASES = {
     "conv2d per tensor": lambda: convolution(2, groups=1, channels=8, per_channel=False),
     "conv2d without bias": lambda: convolution(2, groups=1, channels=8, bias=False),
     "conv3d": lambda: convolution(3, groups=1, channels=8),
-    "linear": linear,
+    "linear": lambda: linear(flat=True),
+    "plain linear": linear,
+    "plain linear, per tensor": lambda: linear(per_channel=False),
+    "plain linear, without bias": lambda: linear(bias=False),
+    "plain linear of many features": lambda: linear(features=200),
     "plain conv1d, depthwise": lambda: convolution(1, groups=104),
     "plain conv2d, depthwise": lambda: convolution(2, groups=104),
     "plain conv2d, groups of two": lambda: convolution(2, groups=104, channels=208),
@@ -98,7 +108,7 @@ CASES = {
 
 
 def input_for(case: str) -> Tensor:
-    if case == "linear":
+    if "linear" in case:
         return torch.randn(7, 16)
     channels = 208 if "groups of two" in case else 104 if "plain" in case else 8
     dimensions = int(case[case.index("conv") + 4])

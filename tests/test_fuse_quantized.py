@@ -83,23 +83,35 @@ def test_a_convolution_is_fused(dimensions: int, relu: str, per_channel: bool) -
     check_within_a_step(run.before, run.after, torch.randn(2, 4, *[7] * dimensions), step=0.03)
 
 
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("relu", ["", "_relu"])
-def test_a_linear_is_fused(relu: str, bias: bool) -> None:
-    """Test that a linear, with a relu or not and with a bias or not, becomes one integer op."""
-    weight_text, attributes = weight_pair(torch.randn(12, 16) * 0.3)
+def linear(
+    *, before: str = "", after: str = "", bias: bool = True, per_channel: bool = True
+) -> tuple[str, Attributes]:
+    """A linear between dequantize and quantize.
+
+    `before` takes %x and gives %f, `after` takes %result and gives %after.
+    """
+    weight_text, attributes = weight_pair(torch.randn(12, 16) * 0.3, per_channel=per_channel)
     if bias:
         attributes["bias"] = torch.randn(12)
     text = f"""
 graph(%self, %x : Tensor):
+{constants(none=None, zero=0, one=1, two=2, last=-1, no=False)}
 {attribute("bias") if bias else constants(bias=None)}
 {weight_text}
-{pair("xd", "x", 0.03, 120)}
+{before}
+{pair("xd", "f" if before else "x", 0.03, 120)}
   %result : Tensor = aten::linear(%xd, %weight_d, %bias)
-{RELU if relu else ""}
-{pair("y", "after" if relu else "result", 0.05, 100)}
+{after}
+{pair("y", "after" if after else "result", 0.05, 100)}
   return (%y)"""
-    run = run_with(FUSE, text, attributes)
+    return text, attributes
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("relu", ["", "_relu"])
+def test_a_linear_is_fused(relu: str, bias: bool) -> None:
+    """Test that a linear, with a relu or not and with a bias or not, becomes one integer op."""
+    run = run_with(FUSE, *linear(after=RELU if relu else "", bias=bias), PassOptions(engine="onednn"))
     assert run.count == 1
     FileCheck().check("quantized::linear_prepack(").check(f"quantized::linear{relu}(").check_next(
         "aten::dequantize"
@@ -895,6 +907,73 @@ graph(%self, %xq : Tensor):
     run = run_with(FUSE, text, attributes)
     xq = torch.quantize_per_tensor(torch.randn(1, 104, 6, 6), 0.05, 128, torch.quint8).clone()
     check_within_a_step(run.before, run.after, xq, step=0.05)
+
+
+# Products of matrices on plain integers
+
+PLAIN_LINEAR = "onednn::qlinear_pointwise"
+
+
+@pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("relu", ["none", "relu"])
+def test_a_linear_on_x86_goes_to_onednn(relu: str, bias: bool, per_channel: bool) -> None:
+    """Test that a linear becomes oneDNN's op on plain integers, for inputs of any number of dimensions."""
+    text, attributes = linear(after=RELU if relu == "relu" else "", bias=bias, per_channel=per_channel)
+    run = run_with(FUSE, text, attributes)
+    FileCheck().check("onednn::qlinear_prepack(").check(f"{PLAIN_LINEAR}(").check_next(
+        "aten::_make_per_tensor_quantized_tensor"
+    ).run(graph_of(run.after))
+    FileCheck().check_not("aten::linear").check_not("aten::relu").run(graph_of(run.after))
+    assert argument(nodes_of(run.after, PLAIN_LINEAR)[0], 10) == relu
+    x = torch.randn(24, 16)
+    turned = torch.randn(16, 5, 9).permute(1, 2, 0)
+    for given in (x, x.reshape(2, 12, 16), x.reshape(2, 3, 4, 16), turned):
+        check_within_a_step(run.before, run.after, given, step=0.05)
+    for one in (x[:1], x[0]):
+        assert run.after(one).shape == run.before(one).shape
+        assert (run.after(one) - run.before(one)).abs().max() <= 0.05001
+
+
+@pytest.mark.parametrize("engine", ["fbgemm", "onednn", "qnnpack"])
+def test_a_linear_on_other_engines_is_theirs(engine: str) -> None:
+    """Test that an engine which was chosen, or has oneDNN's kernel anyway, computes the linear itself."""
+    run = run_with(FUSE, *linear(), PassOptions(engine=engine))
+    assert "quantized::linear" in ops_of(run.after)
+
+
+ROWS = {
+    "flatten": ("  %f : Tensor = aten::flatten(%x, %one, %last)\n", (4, 2, 8)),
+    "select": ("  %f : Tensor = aten::select(%x, %one, %zero)\n", (4, 2, 16)),
+    "flatten, then a tanh": (
+        "  %e : Tensor = aten::flatten(%x, %one, %last)\n  %f : Tensor = aten::tanh(%e)\n",
+        (4, 2, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_a_linear_of_one_row_for_each_sample_stays_fbgemms(case: str) -> None:
+    """Test that behind what leaves one row for each sample x86 has quantized::linear."""
+    before, sizes = ROWS[case]
+    run = run_with(FUSE, *linear(before=before))
+    assert "quantized::linear" in ops_of(run.after)
+    check_within_a_step(run.before, run.after, torch.randn(sizes), step=0.05)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "  %f : Tensor = aten::flatten(%x, %zero, %one)\n",
+        "  %e : Tensor = aten::select(%x, %one, %zero)\n  %f : Tensor = aten::add(%x, %e, %one)\n",
+    ],
+    ids=["flatten of the first dimensions", "a sum with one row"],
+)
+def test_a_linear_of_many_rows_goes_to_onednn(before: str) -> None:
+    """Test that what leaves many rows for each sample is not taken for one that leaves one."""
+    run = run_with(FUSE, *linear(before=before))
+    assert PLAIN_LINEAR in ops_of(run.after)
+    check_within_a_step(run.before, run.after, torch.randn(3, 3, 16), step=0.05)
 
 
 # Integers with a sign

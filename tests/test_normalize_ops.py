@@ -580,3 +580,70 @@ def test_second_run_finds_nothing() -> None:
         assert run_pass("normalize_ops", normalized(body, attributes).after) == 0
     for given, _, _ in CLAMPS.values():
         assert run_pass("normalize_ops", normalized(f"{BOUNDS}  %y : Tensor = {given}").after) == 0
+
+
+# Channel shuffles
+
+SIZES = """
+  %three : int = prim::Constant[value=3]()
+  %size : int[] = aten::size(%x)
+  %n : int, %all : int, %h : int, %w2 : int = prim::ListUnpack(%size)
+  %c : int = aten::floordiv(%all, %two)"""
+
+
+def shuffle(*, grouped: str = "%n, %two, %c, %h, %w2", axes: str = "%one, %two", copy: bool = False) -> str:
+    """A channel shuffle of two groups as networks spell it."""
+    return f"""{SIZES}
+  %grouped_size : int[] = prim::ListConstruct({grouped})
+  %grouped : Tensor = aten::reshape(%x, %grouped_size)
+  %moved : Tensor = aten::transpose(%grouped, {axes})
+  {"%copy : Tensor = aten::contiguous(%moved, %zero)" if copy else ""}
+  %flat_size : int[] = prim::ListConstruct(%n, %all, %h, %w2)
+  %y : Tensor = aten::reshape({"%copy" if copy else "%moved"}, %flat_size)"""
+
+
+@pytest.mark.parametrize("copy", [True, False], ids=["with a copy", "without"])
+def test_a_channel_shuffle_is_one_op(copy: bool) -> None:
+    """Test that reshape, transpose and reshape that move nothing but channels are one op."""
+    run = normalized(shuffle(copy=copy), count=1)
+    (found,) = nodes_of(run.after, "aten::channel_shuffle")
+    assert argument(found, 1) == 2
+    FileCheck().check_not("aten::transpose").run(graph_text(run.after))
+    check_same_numbers(run.before, run.after, torch.randn(2, 6, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axes": "%two, %three"},
+        {"grouped": "%n, %c, %two, %h, %w2"},
+        {"grouped": "%n, %two, %c, %w2, %h"},
+    ],
+    ids=["other axes", "groups that are computed", "height and width exchanged"],
+)
+def test_what_moves_more_than_channels_is_no_shuffle(changes: dict[str, Any]) -> None:
+    """Test that a transpose of other axes, or between other reshapes, stays."""
+    run = normalized(shuffle(**changes), count=0)
+    check_same_numbers(run.before, run.after, torch.randn(2, 4, 4, 4))
+
+
+def test_a_shuffle_that_is_looked_into_stays() -> None:
+    """Test that a value in the middle that something else takes is still there."""
+    body = shuffle().replace("%y :", "%s :") + "\n  %y : Tensor[] = prim::ListConstruct(%s, %moved)"
+    normalized(body, count=0)
+
+
+class Shuffle(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.size()
+        x = x.view(n, 3, channels // 3, height, width).transpose(1, 2).contiguous()
+        return x.view(n, channels, height, width)
+
+
+@pytest.mark.parametrize("example", [(), (torch.randn(2, 6, 3, 4),)], ids=["scripted", "traced"])
+def test_a_networks_own_shuffle_is_one_op(example: tuple[Tensor, ...]) -> None:
+    """Test that the shuffle of a network is found, scripted and traced, and takes pictures of any size."""
+    after = canonical(Shuffle(), *example)
+    assert [op for op in ops_of(after) if op in ("aten::reshape", "aten::transpose")] == []
+    assert ops_of(after).count("aten::channel_shuffle") == 1
+    check_same_numbers(Shuffle(), after, torch.randn(1, 9, 5, 2))

@@ -1,0 +1,96 @@
+#include "csrc/packed_weight.h"
+
+#include <torch/csrc/jit/serialization/import_source.h>
+
+namespace jitquant {
+
+namespace {
+
+constexpr const char* kPackedConv = R"(
+class PackedConv:
+  packed : Tensor
+  scales : Tensor
+  input_scale : float
+  input_zero_point : int
+  stride : List[int]
+  padding : List[int]
+  dilation : List[int]
+  groups : int
+  def __getstate__(self: __torch__.jitquant.PackedConv) -> Tuple[Tensor, Tensor, float, int, List[int], List[int], List[int], int]:
+    dense = torch.to_dense(self.packed)
+    if torch.gt(torch.dim(dense), torch.add(torch.len(self.stride), 2)):
+      weight = torch.squeeze(dense, 2)
+    else:
+      weight = dense
+    return (weight, self.scales, self.input_scale, self.input_zero_point, self.stride, self.padding, self.dilation, self.groups)
+  def __setstate__(self: __torch__.jitquant.PackedConv, state: Tuple[Tensor, Tensor, float, int, List[int], List[int], List[int], int]) -> NoneType:
+    weight, scales, input_scale, input_zero_point, stride, padding, dilation, groups, = state
+    self.scales = scales
+    self.input_scale = input_scale
+    self.input_zero_point = input_zero_point
+    self.stride = stride
+    self.padding = padding
+    self.dilation = dilation
+    self.groups = groups
+    self.packed = ops.onednn.qconv_prepack(weight, scales, input_scale, input_zero_point, stride, padding, dilation, groups)
+    return None
+)";
+
+// oneDNN keeps the weight of a linear transposed.
+constexpr const char* kPackedLinear = R"(
+class PackedLinear:
+  packed : Tensor
+  def __getstate__(self: __torch__.jitquant.PackedLinear) -> Tuple[Tensor]:
+    return (torch.contiguous(torch.t(torch.to_dense(self.packed))),)
+  def __setstate__(self: __torch__.jitquant.PackedLinear, state: Tuple[Tensor]) -> NoneType:
+    weight, = state
+    self.packed = ops.onednn.qlinear_prepack(weight, None)
+    return None
+)";
+
+struct Holder {
+  const char* prepack;
+  const char* class_name;
+  const char* source;
+};
+
+// The last argument of these ops is a hint of the input's shape, which the state leaves out.
+constexpr Holder kHolders[]{
+    {"onednn::qconv_prepack", "__torch__.jitquant.PackedConv", kPackedConv},
+    {"onednn::qlinear_prepack", "__torch__.jitquant.PackedLinear", kPackedLinear},
+};
+
+constexpr uint64_t kOpVersion = 1;
+
+c10::ClassTypePtr class_in(const std::shared_ptr<torch::jit::CompilationUnit>& unit, const Holder& holder) {
+  const c10::QualifiedName name(holder.class_name);
+  if (auto known = unit->get_class(name)) {
+    return known;
+  }
+  static const std::vector<c10::IValue> no_constants;
+  torch::jit::SourceImporter importer(
+      unit, &no_constants,
+      [&](const std::string&) {
+        return std::make_shared<torch::jit::Source>(std::string(holder.source), "jitquant/packed_weight", 1);
+      },
+      kOpVersion);
+  return importer.loadType(name)->expect<c10::ClassType>();
+}
+
+}  // namespace
+
+std::optional<c10::IValue> make_packed_weight(const std::shared_ptr<torch::jit::CompilationUnit>& unit,
+                                              c10::Symbol prepack, const torch::jit::Stack& arguments) {
+  for (const Holder& holder : kHolders) {
+    if (prepack == c10::Symbol::fromQualString(holder.prepack)) {
+      const auto type = class_in(unit, holder);
+      auto object = c10::ivalue::Object::create(c10::StrongTypePtr(unit, type), type->numAttributes());
+      std::vector<c10::IValue> state(arguments.begin(), arguments.end() - 1);
+      type->getMethod("__setstate__")({object, c10::ivalue::Tuple::create(std::move(state))});
+      return object;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace jitquant
