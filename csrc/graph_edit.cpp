@@ -1,6 +1,7 @@
 #include "csrc/graph_edit.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
@@ -33,6 +34,16 @@ std::optional<c10::IValue> constant_of(const Value* value) {
     list.push_back(*element);
   }
   return c10::IValue(list);
+}
+
+bool is_op(const Node* node, const char* name) { return std::strcmp(node->kind().toQualString(), name) == 0; }
+
+bool is_op(const Node* node, std::initializer_list<const char*> names) {
+  return std::any_of(names.begin(), names.end(), [&](const char* name) { return is_op(node, name); });
+}
+
+void set_input(Node* node, const char* name, Value* value) {
+  node->replaceInput(*node->schema().argumentIndexWithName(name), value);
 }
 
 Value* insert_op(Node* before, const Node* origin, const std::string& op, const std::vector<Value*>& inputs) {

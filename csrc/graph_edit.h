@@ -17,6 +17,13 @@ torch::jit::Value* constant(torch::jit::Node* before, const c10::IValue& value);
 // The value of a prim::Constant, or of a list made of constants.
 std::optional<c10::IValue> constant_of(const torch::jit::Value* value);
 
+// Whether a node is this op, or one of these, of any overload.
+bool is_op(const torch::jit::Node* node, const char* name);
+bool is_op(const torch::jit::Node* node, std::initializer_list<const char*> names);
+
+// Puts a value into the place of the argument that the schema calls so.
+void set_input(torch::jit::Node* node, const char* name, torch::jit::Value* value);
+
 // Inserts op(inputs) before `before`, with the module path and source line of `origin`. The overload is
 // resolved from the types of the inputs.
 torch::jit::Value* insert_op(torch::jit::Node* before, const torch::jit::Node* origin, const std::string& op,

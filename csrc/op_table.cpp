@@ -234,7 +234,7 @@ Node* absorbed_clamp(const Value* value, const OpRow& row) {
 bool is_fenced(Node* node) {
   for (Value* output : tensor_outputs(node)) {
     Node* user = only_user(output);
-    if (user != nullptr && user->kind() == c10::Symbol::fromQualString(kFence)) {
+    if (user != nullptr && is_op(user, kFence)) {
       return true;
     }
   }

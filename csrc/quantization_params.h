@@ -41,6 +41,10 @@ std::optional<QParamValues> qparams_of(torch::jit::Value* quantized);
 // Whether both hold the same constants or attributes.
 bool same_qparams(const Context& context, const QParamValues& left, const QParamValues& right);
 
+// From quantized tensors to plain integers and back.
+inline constexpr char kIntRepr[] = "aten::int_repr";
+inline constexpr char kMakeQuantized[] = "aten::_make_per_tensor_quantized_tensor";
+
 bool is_quantize(const torch::jit::Node* node);
 bool is_dequantize(const torch::jit::Value* value);
 

@@ -67,9 +67,6 @@ Value* literal(const std::string& text, Node* before) {
   if (text == "[]") {
     return empty_scalar_list(before);
   }
-  if (text == "[1]") {
-    return constant(before, std::vector<int64_t>{1});
-  }
   if (text.front() == '\'') {
     return constant(before, text.substr(1, text.size() - 2));
   }

@@ -111,7 +111,7 @@ void add_pools(std::vector<IntegerForm>& forms, const std::string& dimensions) {
                    .recipe = "kernel = jitquant::pool_prepack('max', kernel_size, stride, padding, dilation,"
                              " ceil_mode, False); jitquant::pool(self, kernel)"});
   forms.push_back({.op = "aten::avg_pool" + dimensions + "d",
-                   .recipe = "kernel = jitquant::pool_prepack('avg', kernel_size, stride, padding, [1],"
+                   .recipe = "kernel = jitquant::pool_prepack('avg', kernel_size, stride, padding, None,"
                              " ceil_mode, count_include_pad); jitquant::pool(self, kernel)",
                    .suits = pads_with_zero});
   forms.push_back({.op = "aten::adaptive_avg_pool" + dimensions + "d",

@@ -117,12 +117,9 @@ bool leaves_one_row(const Node* node) {
     return constant_of(node->namedInput("start_dim")) == c10::IValue(1) &&
            constant_of(node->namedInput("end_dim")) == c10::IValue(-1);
   }
-  static const std::vector<c10::Symbol> kinds{c10::aten::mean, c10::aten::select,
-                                              c10::aten::adaptive_avg_pool2d,
-                                              // fuse_quantized decided so about the linear before.
-                                              c10::Symbol::fromQualString("quantized::linear"),
-                                              c10::Symbol::fromQualString("quantized::linear_relu")};
-  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
+  // Of a linear, fuse_quantized decided so before.
+  return is_op(node, {"aten::mean", "aten::select", "aten::adaptive_avg_pool2d", "quantized::linear",
+                      "quantized::linear_relu"});
 }
 
 // Whether an op computes something of one tensor and nothing else.

@@ -38,6 +38,11 @@ def is_available() -> bool:
     return LIBRARY.is_file() and not _reason
 
 
+def why_not_available() -> str:
+    """What is missing and what to do about it; empty where the native target is available."""
+    return _reason
+
+
 def check_available(caller: str) -> None:
     """Raises QuantizationError, with what to do about it, where the native target is not available."""
     if not is_available():

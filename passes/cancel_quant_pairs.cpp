@@ -41,8 +41,6 @@ at::ScalarType dtype_of(const Node* node) {
 
 // A value that holds the same as the node's output and makes the node needless, or nullptr.
 Value* shortcut(const Context& context, Node* node) {
-  static const auto int_repr = c10::Symbol::fromQualString("aten::int_repr");
-  static const auto make_quantized = c10::Symbol::fromQualString("aten::_make_per_tensor_quantized_tensor");
   if (node->inputs().empty()) {
     return nullptr;
   }
@@ -51,7 +49,7 @@ Value* shortcut(const Context& context, Node* node) {
       (is_quantize(source) || source->kind() == c10::aten::quantize_per_channel)) {
     return source->input(0);
   }
-  if (node->kind() == int_repr && source->kind() == make_quantized) {
+  if (is_op(node, kIntRepr) && is_op(source, kMakeQuantized)) {
     return source->input(0);
   }
   if (is_quantize(node) && source->kind() == c10::aten::dequantize) {
@@ -74,12 +72,12 @@ int64_t ask_integers_for_shape(torch::jit::Block* block) {
   return count;
 }
 
-// Ops of that kind that take the same value become one.
-int64_t share(torch::jit::Block* block, c10::Symbol kind) {
+// Ops of that name that take the same value become one.
+int64_t share(torch::jit::Block* block, const char* op) {
   int64_t count = 0;
   std::unordered_map<Value*, Node*> first;
   for_each_node(block, [&](Node* node) {
-    if (node->kind() != kind) {
+    if (!is_op(node, op)) {
       return;
     }
     auto [known, added] = first.emplace(node->input(), node);
@@ -104,8 +102,8 @@ int64_t CancelQuantPairs(Context& context) {
       }
     });
     count += ask_integers_for_shape(graph->block());
-    count += share(graph->block(), c10::aten::dequantize);
-    count += share(graph->block(), c10::Symbol::fromQualString("aten::int_repr"));
+    count += share(graph->block(), "aten::dequantize");
+    count += share(graph->block(), kIntRepr);
     eliminate_dead_code(graph);
   }
   return count;

@@ -30,12 +30,6 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Value;
 
-c10::Symbol symbol(const char* name) { return c10::Symbol::fromQualString(name); }
-
-void set_input(Node* node, const char* name, Value* value) {
-  node->replaceInput(*node->schema().argumentIndexWithName(name), value);
-}
-
 // How an onednn op calls what it does to its result.
 struct PostOp {
   const char* name;
@@ -43,10 +37,10 @@ struct PostOp {
 };
 
 std::optional<PostOp> post_op_of(const Node* op) {
-  if (op->kind() == symbol("onednn::qlinear_pointwise")) {
+  if (is_op(op, "onednn::qlinear_pointwise")) {
     return PostOp{"post_op_name", "post_op_algorithm"};
   }
-  if (op->kind() == symbol("onednn::qconv_pointwise")) {
+  if (is_op(op, "onednn::qconv_pointwise")) {
     return PostOp{"attr", "algorithm"};
   }
   return std::nullopt;
@@ -72,16 +66,14 @@ void absorb(Node* op, Node* last, const char* activation, Value* algorithm) {
   set_input(op, "output_dtype", constant(op, static_cast<int64_t>(at::kByte)));
   set_input(op, post_op.name, constant(op, activation));
   set_input(op, post_op.algorithm, algorithm);
-  Value* made =
-      insert_op(last, last, "aten::_make_per_tensor_quantized_tensor", {op->output(), scale, zero_point});
+  Value* made = insert_op(last, last, kMakeQuantized, {op->output(), scale, zero_point});
   last->output()->replaceAllUsesWith(made);
   last->destroy();
 }
 
 bool fuse_hardswish(Node* hardswish) {
   Node* made = hardswish->input(0)->node();
-  const bool alone = made->kind() == symbol("aten::_make_per_tensor_quantized_tensor") &&
-                     only_user(made->output()) == hardswish;
+  const bool alone = is_op(made, kMakeQuantized) && only_user(made->output()) == hardswish;
   Node* op = alone ? bare_op(made->input(0), made) : nullptr;
   if (op == nullptr) {
     return false;
@@ -101,7 +93,7 @@ bool fuse_gelu(Node* quantize) {
   Node* op = bare_op(gelu->input(0), gelu);
   const bool gives_float = op != nullptr && constant_of(op->namedInput("output_dtype")) ==
                                                 c10::IValue(static_cast<int64_t>(at::kFloat));
-  if (!gives_float || op->kind() != symbol("onednn::qlinear_pointwise")) {
+  if (!gives_float || !is_op(op, "onednn::qlinear_pointwise")) {
     return false;
   }
   Value* approximate = gelu->input(1);
@@ -116,7 +108,7 @@ int64_t FuseActivation(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* node) {
-      if (node->kind() == symbol("quantized::hardswish")) {
+      if (is_op(node, "quantized::hardswish")) {
         count += fuse_hardswish(node);
       } else if (is_quantize(node)) {
         count += fuse_gelu(node);

@@ -108,9 +108,9 @@ class Fuser {
     const bool takes_float = form != nullptr && form->takes_float;
     const auto slots = activation_slots(node, *row);
     const bool integer_inputs =
-        !slots.empty() && (takes_float || std::all_of(slots.begin(), slots.end(), [](const auto& slot) {
-                             return is_quint8(slot.value());
-                           }));
+        !slots.empty() && std::all_of(slots.begin(), slots.end(), [&](const auto& slot) {
+          return is_quint8(slot.value()) || (takes_float && !is_dequantize(slot.value()));
+        });
     if (!integer_inputs || (row->weight && !is_dequantize(node->namedInput(*row->weight)))) {
       return;
     }
@@ -128,12 +128,11 @@ class Fuser {
       return dequantized;
     }
     Value* integers = integers_of(dequantized);
-    return target_.plain_integers ? insert_op(before, before, "aten::int_repr", {integers}) : integers;
+    return target_.plain_integers ? insert_op(before, before, kIntRepr, {integers}) : integers;
   }
 
   Value* give(Value* integers, Node* before, Value* scale, Value* zero_point) {
-    return target_.plain_integers ? insert_op(before, before, "aten::_make_per_tensor_quantized_tensor",
-                                              {integers, scale, zero_point})
+    return target_.plain_integers ? insert_op(before, before, kMakeQuantized, {integers, scale, zero_point})
                                   : integers;
   }
 

@@ -25,15 +25,11 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Value;
 
-c10::Symbol quantized(const char* name) {
-  return c10::Symbol::fromQualString(std::string("quantized::") + name);
-}
-
 // The prepack of a convolution, if that keeps the size of its input: then the channels are what its weight
 // says.
 Node* size_keeping_prepack(const Node* conv) {
   Node* prepack = conv->input(1)->node();
-  if (prepack->kind() != quantized("conv2d_prepack")) {
+  if (!is_op(prepack, "quantized::conv2d_prepack")) {
     return nullptr;
   }
   auto stride = constant_of(prepack->namedInput("stride"));
@@ -64,8 +60,7 @@ bool keeps_size(const Node* prepack, const at::Tensor& weight) {
 // the fused op does not.)
 bool has_shape_of(const Context& context, const Value* value, const Node* conv) {
   int64_t channels = -1;
-  for (const Node* link = conv;
-       link->kind() == quantized("conv2d") || link->kind() == quantized("conv2d_relu");
+  for (const Node* link = conv; is_op(link, {"quantized::conv2d", "quantized::conv2d_relu"});
        link = link->input(0)->node()) {
     const Node* prepack = size_keeping_prepack(link);
     auto weight = prepack == nullptr ? std::nullopt : weight_of(context, prepack);
@@ -94,15 +89,15 @@ bool may_be_overwritten(const Value* value, Node* add) {
 }
 
 bool fuse(const Context& context, Node* add) {
-  const bool relu = add->kind() == quantized("add_relu");
-  if (!relu && add->kind() != quantized("add")) {
+  const bool relu = is_op(add, "quantized::add_relu");
+  if (!relu && !is_op(add, "quantized::add")) {
     return false;
   }
   // The later of two convolutions, so that the other operand is there already.
   for (size_t i : {1, 0}) {
     Node* conv = add->input(i)->node();
     Value* other = add->input(1 - i);
-    if (conv->kind() != quantized("conv2d") || only_user(conv->output()) != add ||
+    if (!is_op(conv, "quantized::conv2d") || only_user(conv->output()) != add ||
         !may_be_overwritten(other, add) || !has_shape_of(context, other, conv)) {
       continue;
     }
@@ -117,11 +112,8 @@ bool fuse(const Context& context, Node* add) {
 
 // On the native target the two are one op already. Where it may, it takes the memory of what it adds.
 bool write_in_place(Node* conv) {
-  static const std::vector<c10::Symbol> kinds{c10::Symbol::fromQualString("jitquant::conv1d_add"),
-                                              c10::Symbol::fromQualString("jitquant::conv2d_add"),
-                                              c10::Symbol::fromQualString("jitquant::conv3d_add"),
-                                              c10::Symbol::fromQualString("jitquant::linear_add")};
-  if (std::find(kinds.begin(), kinds.end(), conv->kind()) == kinds.end() ||
+  if (!is_op(conv, {"jitquant::conv1d_add", "jitquant::conv2d_add", "jitquant::conv3d_add",
+                    "jitquant::linear_add"}) ||
       conv->input(0) == conv->input(1) || !may_be_overwritten(conv->input(1), conv)) {
     return false;
   }

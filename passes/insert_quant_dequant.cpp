@@ -92,7 +92,7 @@ void ask_all(Context& context, std::vector<Observed>& all) {
     observed.params = ask_observer(observed.observer);
     if (observed.params && observed.params->dtype != at::kQUInt8 && !is_weight(observed)) {
       context.warnings.push_back(std::string(kName) + ": " + describe(op_of(observed)) +
-                                 " stays float: stock integer ops take quint8 activations only");
+                                 " stays float: integer ops take quint8 activations only");
       observed.params.reset();
       continue;
     }

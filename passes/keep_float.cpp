@@ -22,6 +22,7 @@
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"
+#include "csrc/walk.h"
 
 namespace jitquant {
 
@@ -29,8 +30,6 @@ namespace {
 
 using torch::jit::Node;
 using torch::jit::Value;
-
-c10::Symbol symbol(const char* name) { return c10::Symbol::fromQualString(name); }
 
 bool only_moves(const Node* node) {
   const OpRow* row = find_row(node);
@@ -62,13 +61,8 @@ void replace_by_float(Value* integers, Value* number) {
   }
 }
 
-void set_input(Node* node, const char* name, Value* value) {
-  node->replaceInput(*node->schema().argumentIndexWithName(name), value);
-}
-
 bool can_give_float(const Node* node) {
-  return node->kind() == symbol("onednn::qlinear_pointwise") ||
-         node->kind() == symbol("onednn::qconv_pointwise");
+  return is_op(node, {"onednn::qlinear_pointwise", "onednn::qconv_pointwise"});
 }
 
 // `made` gives the integers of an onednn op a scale.
@@ -88,8 +82,8 @@ bool give_float(Node* made) {
 // Whether the value behind these integers is float already, or will be once `add` no longer uses them.
 bool is_float_beforehand(const Value* integers, const Node* add) {
   const Node* node = integers->node();
-  return is_quantize(node) || (node->kind() == symbol("aten::_make_per_tensor_quantized_tensor") &&
-                               only_user(integers) == add && can_give_float(node->input(0)->node()));
+  return is_quantize(node) || (is_op(node, kMakeQuantized) && only_user(integers) == add &&
+                               can_give_float(node->input(0)->node()));
 }
 
 bool add_floats(Node* add) {
@@ -104,7 +98,7 @@ bool add_floats(Node* add) {
                                            : insert_op(add, add, "aten::dequantize", {add->input(i)}));
   }
   Value* sum = insert_op(add, add, "aten::add", operands);
-  if (add->kind() == symbol("quantized::add_relu")) {
+  if (is_op(add, "quantized::add_relu")) {
     sum = insert_op(add, add, "aten::relu", {sum});
   }
   replace_by_float(add->output(), sum);
@@ -112,30 +106,19 @@ bool add_floats(Node* add) {
   return true;
 }
 
-// From the last node to the first: whether an op can give float depends on those that use it.
-int64_t keep_float(torch::jit::Block* block) {
-  int64_t count = 0;
-  std::vector<Node*> nodes(block->nodes().begin(), block->nodes().end());
-  for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) {
-    for (torch::jit::Block* inner : (*node)->blocks()) {
-      count += keep_float(inner);
-    }
-    const auto kind = (*node)->kind();
-    if (kind == symbol("quantized::add") || kind == symbol("quantized::add_relu")) {
-      count += add_floats(*node);
-    } else if (kind == symbol("aten::_make_per_tensor_quantized_tensor")) {
-      count += give_float(*node);
-    }
-  }
-  return count;
-}
-
 }  // namespace
 
 int64_t KeepFloat(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    count += keep_float(graph->block());
+    // From the end: whether an op can give float depends on those that use it.
+    for_each_node_from_the_end(graph->block(), [&](Node* node) {
+      if (is_op(node, {"quantized::add", "quantized::add_relu"})) {
+        count += add_floats(node);
+      } else if (is_op(node, kMakeQuantized)) {
+        count += give_float(node);
+      }
+    });
     eliminate_dead_code(graph);
   }
   return count;

@@ -40,12 +40,10 @@ Value* insert_kernel_op(const std::string& op, Node* before, Value* input, Value
 }
 
 bool lower(Node* node) {
-  static const auto int_repr = c10::Symbol::fromQualString("aten::int_repr");
-  static const auto make_quantized = c10::Symbol::fromQualString("aten::_make_per_tensor_quantized_tensor");
   if (gives_activation(node)) {
     Value* integers = nullptr;
     for (const auto& use : std::vector(node->output()->uses())) {
-      if (use.user->kind() == int_repr) {
+      if (is_op(use.user, kIntRepr)) {
         integers = integers != nullptr ? integers
                                        : insert_kernel_op("jitquant::quantize", node, node->input(0),
                                                           node->input(1), node->input(2));
@@ -56,7 +54,7 @@ bool lower(Node* node) {
   }
   const bool asks = asks_for_shape(node);
   Node* source = asks || node->kind() == c10::aten::dequantize ? node->input(0)->node() : nullptr;
-  if (source == nullptr || source->kind() != make_quantized) {
+  if (source == nullptr || !is_op(source, kMakeQuantized)) {
     return false;
   }
   if (asks) {

@@ -229,11 +229,8 @@ std::vector<RewriteRule> make_rules() {
 std::string convolution_op(int64_t dimensions) { return "aten::conv" + std::to_string(dimensions) + "d"; }
 
 bool has_padding_by_name(const Node* node) {
-  static const std::vector<c10::Symbol> convolutions{c10::aten::conv1d, c10::aten::conv2d, c10::aten::conv3d};
-  static const auto traced = c10::Symbol::fromQualString("aten::_convolution_mode");
-  const bool scripted =
-      std::find(convolutions.begin(), convolutions.end(), node->kind()) != convolutions.end();
-  return node->kind() == traced || (scripted && node->schema().overload_name() == "padding");
+  const bool scripted = is_op(node, {"aten::conv1d", "aten::conv2d", "aten::conv3d"});
+  return is_op(node, "aten::_convolution_mode") || (scripted && node->schema().overload_name() == "padding");
 }
 
 // conv2d(..., padding="same" | "valid") becomes conv2d with numbers; what "same" pads more at the end goes

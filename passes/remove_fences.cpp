@@ -11,11 +11,10 @@
 namespace jitquant {
 
 int64_t RemoveFences(Context& context) {
-  static const auto fence = c10::Symbol::fromQualString(kFence);
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](torch::jit::Node* node) {
-      if (node->kind() == fence) {
+      if (is_op(node, kFence)) {
         node->output()->replaceAllUsesWith(node->input());
         node->destroy();
         ++count;

@@ -60,12 +60,6 @@ bool takes_float(const Target& target, const Node* node) {
          is_float_add(node);
 }
 
-// Whether the op can give its result as float: because it does anyway, or because its integer form may.
-bool gives_float(const Target& target, const Chain& chain) {
-  const IntegerForm* form = form_of(target, chain.op);
-  return form != nullptr && form->gives_float;
-}
-
 // What is added to a float result was float itself before it was quantized: that is added.
 int64_t add_as_float(const Target& target, const Chain& chain) {
   if (chain.add == nullptr || !is_dequantize(chain.other)) {
@@ -84,7 +78,7 @@ int64_t add_as_float(const Target& target, const Chain& chain) {
 }
 
 int64_t remove_pair(Value* value) {
-  Value* past = value == nullptr ? nullptr : past_pair(value);
+  Value* past = past_pair(value);
   if (past == nullptr) {
     return 0;
   }
@@ -109,7 +103,7 @@ int64_t visit(const Target& target, Node* node) {
     Value* last = chain.add == nullptr ? node->output() : chain.add->output();
     count += chain.activation == nullptr ? 0 : remove_pair(last);
   }
-  Value* past = gives_float(target, chain) ? past_pair(chain.end) : nullptr;
+  Value* past = form->gives_float ? past_pair(chain.end) : nullptr;
   if (past != nullptr && std::all_of(past->uses().begin(), past->uses().end(),
                                      [&](const auto& use) { return takes_float(target, use.user); })) {
     count += remove_pair(chain.end);
@@ -123,11 +117,7 @@ int64_t RemoveInnerQuant(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
     // From the end, so that it is known of a sum whether it is float, and what goes has been visited.
-    std::vector<Node*> nodes;
-    for_each_node(graph->block(), [&](Node* node) { nodes.push_back(node); });
-    for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
-      count += visit(context.target(), *it);
-    }
+    for_each_node_from_the_end(graph->block(), [&](Node* node) { count += visit(context.target(), node); });
     eliminate_dead_code(graph);
   }
   return count;

@@ -18,10 +18,8 @@ namespace {
 using torch::jit::Node;
 
 bool is_dropout(const Node* node) {
-  static const std::vector<c10::Symbol> kinds{c10::aten::dropout, c10::aten::feature_dropout,
-                                              c10::Symbol::fromQualString("aten::alpha_dropout"),
-                                              c10::Symbol::fromQualString("aten::feature_alpha_dropout")};
-  return std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
+  return is_op(
+      node, {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout"});
 }
 
 bool is_no_op(const Writes& writes, const Node* node) {

@@ -14,6 +14,10 @@ from tests.graphs import Attributes, Run
 QINT8 = 12
 QUINT8 = 13
 
+# Of the graphs that `convolution` and `linear` make.
+RELU = "  %after : Tensor = aten::relu(%result)\n"
+INPUT_PARAMS = (0.03, 120)
+
 
 def constant(name: str, value: Any) -> str:
     """A line that defines `%name` as a constant."""
@@ -71,6 +75,63 @@ def weight_pair(weight: Tensor, *, per_channel: bool = True, name: str = "weight
         + f"  %{name}_d : Tensor = aten::dequantize(%{name}_q)\n"
     )
     return text, {name: weight, f"{name}_scale": scale, f"{name}_zero": zero_point}
+
+
+def convolution(
+    weight: Tensor,
+    *,
+    groups: int = 1,
+    padding: int = 1,
+    per_channel: bool = True,
+    after: str = "",
+    out: tuple[float, int] = (0.03, 120),
+    bias: bool = True,
+) -> tuple[str, Attributes]:
+    """A graph in which a convolution stands between dequantize and quantize, and its attributes.
+
+    `after` is what stands behind the convolution: it takes %result and gives %after.
+    """
+    dimensions = weight.dim() - 2
+    weight_text, attributes = weight_pair(weight, per_channel=per_channel)
+    attributes["bias"] = torch.randn(len(weight)) if bias else None
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(ones=[1] * dimensions, padding=[padding] * dimensions, groups=groups, none=None)}
+{attribute("bias") if bias else ""}
+{weight_text}
+{pair("xd", "x", *INPUT_PARAMS)}
+  %result : Tensor = aten::conv{dimensions}d(
+    %xd, %weight_d, {"%bias" if bias else "%none"}, %ones, %padding, %ones, %groups)
+{after}
+{pair("y", "after" if after else "result", *out)}
+  return (%y)"""
+    return text.replace("(\n    ", "("), {
+        key: value for key, value in attributes.items() if value is not None
+    }
+
+
+def linear(
+    *, before: str = "", after: str = "", bias: bool = True, per_channel: bool = True
+) -> tuple[str, Attributes]:
+    """A linear between dequantize and quantize.
+
+    `before` takes %x and gives %f, `after` takes %result and gives %after.
+    """
+    weight_text, attributes = weight_pair(torch.randn(12, 16) * 0.3, per_channel=per_channel)
+    if bias:
+        attributes["bias"] = torch.randn(12)
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(none=None, zero=0, one=1, two=2, last=-1, no=False)}
+{attribute("bias") if bias else constants(bias=None)}
+{weight_text}
+{before}
+{pair("xd", "f" if before else "x", 0.03, 120)}
+  %result : Tensor = aten::linear(%xd, %weight_d, %bias)
+{after}
+{pair("y", "after" if after else "result", 0.05, 100)}
+  return (%y)"""
+    return text, attributes
 
 
 def run_with(

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 from torch.testing import FileCheck
 
-from jitquant.passes import PassOptions, parse_ir, run_pass
-from tests.graphs import Attributes, argument, graph_of, nodes_of, ops_of
+from jitquant.passes import PassOptions
+from tests.graphs import argument, graph_of, nodes_of, ops_of
 from tests.quantized_ir import (
+    INPUT_PARAMS,
     QINT8,
+    RELU,
     attribute,
     check_within_a_step,
     constants,
+    convolution,
+    linear,
     pair,
     quantize,
     run_with,
@@ -22,8 +26,6 @@ from tests.quantized_ir import (
 )
 
 FUSE = "fuse_quantized"
-RELU = "  %after : Tensor = aten::relu(%result)\n"
-INPUT_PARAMS = (0.03, 120)
 
 
 def both(one: str, other: str, kinds: str = "(Tensor, Tensor)") -> str:
@@ -32,39 +34,6 @@ def both(one: str, other: str, kinds: str = "(Tensor, Tensor)") -> str:
 
 
 # Convolutions and linear
-
-
-def convolution(
-    weight: Tensor,
-    *,
-    groups: int = 1,
-    padding: int = 1,
-    per_channel: bool = True,
-    after: str = "",
-    out: tuple[float, int] = (0.03, 120),
-    bias: bool = True,
-) -> tuple[str, Attributes]:
-    """A graph in which a convolution stands between dequantize and quantize, and its attributes.
-
-    `after` is what stands behind the convolution: it takes %result and gives %after.
-    """
-    dimensions = weight.dim() - 2
-    weight_text, attributes = weight_pair(weight, per_channel=per_channel)
-    attributes["bias"] = torch.randn(len(weight)) if bias else None
-    text = f"""
-graph(%self, %x : Tensor):
-{constants(ones=[1] * dimensions, padding=[padding] * dimensions, groups=groups, none=None)}
-{attribute("bias") if bias else ""}
-{weight_text}
-{pair("xd", "x", *INPUT_PARAMS)}
-  %result : Tensor = aten::conv{dimensions}d(
-    %xd, %weight_d, {"%bias" if bias else "%none"}, %ones, %padding, %ones, %groups)
-{after}
-{pair("y", "after" if after else "result", *out)}
-  return (%y)"""
-    return text.replace("(\n    ", "("), {
-        key: value for key, value in attributes.items() if value is not None
-    }
 
 
 @pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
@@ -81,30 +50,6 @@ def test_a_convolution_is_fused(dimensions: int, relu: str, per_channel: bool) -
     ).check_next("aten::dequantize").check_next("return").run(graph_of(run.after))
     FileCheck().check_not(f"aten::conv{dimensions}d").check_not("aten::relu").run(graph_of(run.after))
     check_within_a_step(run.before, run.after, torch.randn(2, 4, *[7] * dimensions), step=0.03)
-
-
-def linear(
-    *, before: str = "", after: str = "", bias: bool = True, per_channel: bool = True
-) -> tuple[str, Attributes]:
-    """A linear between dequantize and quantize.
-
-    `before` takes %x and gives %f, `after` takes %result and gives %after.
-    """
-    weight_text, attributes = weight_pair(torch.randn(12, 16) * 0.3, per_channel=per_channel)
-    if bias:
-        attributes["bias"] = torch.randn(12)
-    text = f"""
-graph(%self, %x : Tensor):
-{constants(none=None, zero=0, one=1, two=2, last=-1, no=False)}
-{attribute("bias") if bias else constants(bias=None)}
-{weight_text}
-{before}
-{pair("xd", "f" if before else "x", 0.03, 120)}
-  %result : Tensor = aten::linear(%xd, %weight_d, %bias)
-{after}
-{pair("y", "after" if after else "result", 0.05, 100)}
-  return (%y)"""
-    return text, attributes
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -683,297 +628,6 @@ def test_a_depthwise_convolution_behind_fixed_parameters_is_right(name: str) -> 
     run = run_with(FUSE, behind_fixed(name, rest, none=None, ones=[1, 1], groups=104), attributes)
     FileCheck().check("onednn::qconv_pointwise").run(graph_of(run.after))
     check_within_a_step(run.before, run.after, torch.randn(1, 104, 6, 6), step=0.05)
-
-
-# Depthwise convolutions
-
-PLAIN = "onednn::qconv_pointwise"
-QUANTIZED = "quantized::conv2d"
-
-
-@pytest.mark.parametrize(
-    ("engine", "groups", "expected"),
-    [
-        ("x86", 100, QUANTIZED),
-        ("x86", 101, PLAIN),
-        ("fbgemm", 8, PLAIN),
-        ("fbgemm", 104, PLAIN),
-        ("onednn", 8, QUANTIZED),
-        ("onednn", 104, QUANTIZED),
-        ("qnnpack", 104, QUANTIZED),
-    ],
-)
-def test_a_depthwise_convolution_avoids_kernels_that_are_wrong(
-    engine: str, groups: int, expected: str
-) -> None:
-    """Test that the engines whose depthwise kernel is fbgemm's get oneDNN's in its place, and only those."""
-    text, attributes = convolution(
-        torch.randn(groups, 1, 3, 3), groups=groups, per_channel=engine != "qnnpack"
-    )
-    run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
-    assert run.count == 1
-    assert [op for op in ops_of(run.after) if op in (PLAIN, QUANTIZED)] == [expected]
-
-
-@pytest.mark.parametrize(
-    ("engine", "expected"), [("x86", PLAIN), ("fbgemm", QUANTIZED), ("onednn", QUANTIZED)]
-)
-def test_many_groups_of_several_channels(engine: str, expected: str) -> None:
-    """Test that x86 counts groups, whatever is in them, and fbgemm's kernel is wrong for depthwise only."""
-    text, attributes = convolution(torch.randn(208, 2, 3, 3), groups=104)
-    run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
-    assert [op for op in ops_of(run.after) if op in (PLAIN, QUANTIZED)] == [expected]
-
-
-def test_an_ordinary_convolution_stays_with_fbgemm() -> None:
-    """Test that on fbgemm a convolution with one group is quantized::conv2d."""
-    text, attributes = convolution(torch.randn(6, 4, 3, 3))
-    run = run_with(FUSE, text, attributes, PassOptions(engine="fbgemm"))
-    assert [op for op in ops_of(run.after) if op in (PLAIN, QUANTIZED)] == [QUANTIZED]
-
-
-@pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
-@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-@pytest.mark.parametrize("dimensions", [1, 2])
-def test_a_convolution_on_plain_integers_has_the_same_numbers(
-    dimensions: int, relu: bool, per_channel: bool
-) -> None:
-    """Test that the convolution that goes to oneDNN, with a relu or not, computes what the float one does."""
-    weight = torch.randn(104, 1, *[3] * dimensions)
-    text, attributes = convolution(weight, groups=104, per_channel=per_channel, after=RELU if relu else "")
-    run = run_with(FUSE, text, attributes)
-    assert run.count == 1
-    plain = "aten::int_repr", "aten::int_repr", "onednn::qconv_prepack", PLAIN
-    assert [op for op in ops_of(run.after) if op in plain] == list(plain)
-    FileCheck().check(PLAIN).check_next("aten::_make_per_tensor_quantized_tensor").check(
-        "aten::dequantize"
-    ).run(graph_of(run.after))
-    # oneDNN has no relu behind a conv3d, which then stands by itself.
-    assert ("aten::relu" in ops_of(run.after)) == (relu and dimensions == 3)
-    check_within_a_step(run.before, run.after, torch.randn(1, 104, *[5] * dimensions), step=0.03)
-
-
-@pytest.mark.parametrize("engine", ["x86", "fbgemm"])
-def test_a_dilated_depthwise_conv3d_stays_float(engine: str) -> None:
-    """Test that a conv3d whose packed weight oneDNN cannot give back for saving is left alone."""
-    text, attributes = convolution(torch.randn(104, 1, 3, 3, 3), groups=104, after=RELU)
-    text = text.replace("%padding, %ones, %groups", "%padding, %padding, %groups")
-    text = text.replace(constants(padding=[1] * 3), constants(padding=[2] * 3))
-    run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
-    assert run.count == 0
-    check_within_a_step(run.before, run.after, torch.randn(1, 104, 5, 5, 5), step=0.03)
-
-
-@pytest.mark.parametrize("groups", [1, 104])
-@pytest.mark.parametrize("engine", ["x86", "fbgemm", "onednn", "qnnpack"])
-def test_weights_with_a_zero_point_are_not_computed_without_it(
-    engine: str, groups: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Test that a convolution is right where the weight's zero point is not 0, which oneDNN does not take."""
-    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
-    weight = torch.rand(104, 104 // groups, 3, 3)
-    text, attributes = convolution(weight, groups=groups, per_channel=False, out=(0.5, 120))
-    attributes |= {"weight_scale": 1 / 255, "weight_zero": -128}
-    run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
-    check_within_a_step(run.before, run.after, torch.randn(1, 104, 6, 6), step=0.5)
-
-
-@pytest.mark.parametrize("engine", ["x86", "fbgemm"])
-def test_depthwise_on_ones_is_right(engine: str) -> None:
-    """Test that a depthwise convolution does not saturate on all ones, as fbgemm's kernel does by 44 %."""
-    weight_text, attributes = weight_pair(torch.ones(104, 1, 3, 3))
-    text = f"""
-graph(%self, %x : Tensor):
-{constants(ones=[1, 1], groups=104, none=None)}
-{weight_text}
-{pair("xd", "x", 1 / 255, 0)}
-  %result : Tensor = aten::conv2d(%xd, %weight_d, %none, %ones, %ones, %ones, %groups)
-{pair("y", "result", 9 / 255, 0)}
-  return (%y)"""
-    module = parse_ir(text, attributes)
-    run_pass(FUSE, module, PassOptions(engine=engine))
-    with_engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = engine
-    try:
-        result = module(torch.ones(1, 104, 8, 8))
-    finally:
-        torch.backends.quantized.engine = with_engine
-    torch.testing.assert_close(result[:, :, 1:-1, 1:-1], torch.full((1, 104, 6, 6), 9.0), atol=0.02, rtol=0)
-    torch.testing.assert_close(result[:, :, 0, 0], torch.full((1, 104), 4.0), atol=0.02, rtol=0)
-
-
-def two_convolutions(
-    first: tuple[Tensor, int],
-    second: tuple[Tensor, int],
-    between: str = "",
-    params: tuple[float, int] = (0.03, 110),
-) -> tuple[str, Attributes]:
-    """A graph with two convolutions in a row, given as weight and groups, and its attributes.
-
-    `between` is a clamp of %c into %k, and `params` are those of what is between them.
-    """
-    first_text, attributes = weight_pair(first[0], name="first")
-    second_text, more = weight_pair(second[0], name="second")
-    text = f"""
-graph(%self, %x : Tensor):
-{constants(ones=[1, 1], zeros=[0, 0], none=None, groups1=first[1], groups2=second[1])}
-{first_text}
-{second_text}
-{pair("xd", "x", 0.03, 120)}
-  %c : Tensor = aten::conv2d(%xd, %first_d, %none, %ones, %zeros, %ones, %groups1)
-{between}
-{pair("cd", "k" if between else "c", *params)}
-  %d : Tensor = aten::conv2d(%cd, %second_d, %none, %ones, %zeros, %ones, %groups2)
-{pair("y", "d", 0.05, 120)}
-  return (%y)"""
-    return text, attributes | more
-
-
-POINTWISE = (torch.linspace(-1, 1, 104 * 104).reshape(104, 104, 1, 1).sin() * 0.2, 1)
-DEPTHWISE = (torch.linspace(-1, 1, 104 * 9).reshape(104, 1, 3, 3).sin(), 104)
-BETWEEN = {
-    "nothing": ("", (0.03, 110)),
-    "relu": ("  %k : Tensor = aten::relu(%c)\n", (0.03, 0)),
-    "relu6": (
-        constants(low=0.0, high=6.0) + "  %k : Tensor = aten::hardtanh(%c, %low, %high)\n",
-        (6 / 255, 0),
-    ),
-}
-
-
-def between_convolutions(module: torch.jit.ScriptModule) -> list[str]:
-    """What stands between the two convolutions on plain integers, beside their weights."""
-    weights = ("aten::quantize_per_channel", "onednn::qconv_prepack")
-    ops = [
-        node.kind()
-        for node in nodes_of(module)
-        if node.kind().startswith(("aten::", "onednn::"))
-        and node.kind() not in weights
-        and not (node.kind() == "aten::int_repr" and node.inputsAt(0).node().kind() in weights)
-    ]
-    first, second = (i for i, op in enumerate(ops) if op == PLAIN)
-    return ops[first + 1 : second]
-
-
-@pytest.mark.parametrize("between", BETWEEN)
-def test_the_convolution_before_a_depthwise_one_gives_plain_integers(between: str) -> None:
-    """Test that a convolution whose output goes to oneDNN's kernel is computed there too, without copies."""
-    run = run_with((FUSE, "cancel_quant_pairs"), *two_convolutions(POINTWISE, DEPTHWISE, *BETWEEN[between]))
-    assert between_convolutions(run.after) == []
-    # The second rounds what the first rounded, so that a step there may be two here.
-    check_within_a_step(run.before, run.after, torch.randn(1, 104, 6, 6), step=0.05, steps=2)
-
-
-@pytest.mark.parametrize("between", BETWEEN)
-def test_a_convolution_behind_a_depthwise_one_is_right(between: str) -> None:
-    """Test that a convolution takes what oneDNN's kernel gave."""
-    run = run_with((FUSE, "cancel_quant_pairs"), *two_convolutions(DEPTHWISE, POINTWISE, *BETWEEN[between]))
-    assert "aten::conv2d" not in ops_of(run.after)
-    check_within_a_step(run.before, run.after, torch.randn(1, 104, 6, 6), step=0.05, steps=2)
-
-
-def test_the_convolutions_beside_padding_use_plain_integers_too() -> None:
-    """Test that between a convolution, uneven padding and a depthwise convolution nothing is copied."""
-    text, attributes = two_convolutions(POINTWISE, DEPTHWISE, "  %k : Tensor = aten::relu(%c)\n", (0.03, 0))
-    padding = (
-        constants(pad=[0, 1, 0, 1], no=0)
-        + "  %p : Tensor = aten::constant_pad_nd(%cd, %pad, %no)\n"
-        + pair("pd", "p", 0.03, 0)
-    )
-    text = text.replace("  %d : Tensor = aten::conv2d(%cd,", padding + "  %d : Tensor = aten::conv2d(%pd,")
-    run = run_with((FUSE, "cancel_quant_pairs"), text, attributes)
-    assert between_convolutions(run.after) == ["aten::constant_pad_nd"]
-    check_within_a_step(run.before, run.after, torch.randn(1, 104, 6, 6), step=0.05, steps=2)
-
-
-def test_convolutions_far_from_a_depthwise_one_stay_quantized() -> None:
-    """Test that two convolutions without a depthwise one beside them are quantized::conv2d on x86."""
-    run = run_with(FUSE, *two_convolutions(POINTWISE, POINTWISE))
-    found = [op for op in ops_of(run.after) if op in (PLAIN, QUANTIZED)]
-    assert found == [QUANTIZED, QUANTIZED]
-
-
-def test_a_depthwise_convolution_of_unknown_input_stays_right() -> None:
-    """Test that a depthwise convolution of what a caller quantized, whose scale no graph shows, is right."""
-    weight_text, attributes = weight_pair(torch.randn(104, 1, 3, 3))
-    text = f"""
-graph(%self, %xq : Tensor):
-{constants(ones=[1, 1], none=None, groups=104)}
-{weight_text}
-  %xd : Tensor = aten::dequantize(%xq)
-  %c : Tensor = aten::conv2d(%xd, %weight_d, %none, %ones, %ones, %ones, %groups)
-{pair("y", "c", 0.05, 120)}
-  return (%y)"""
-    run = run_with(FUSE, text, attributes)
-    xq = torch.quantize_per_tensor(torch.randn(1, 104, 6, 6), 0.05, 128, torch.quint8).clone()
-    check_within_a_step(run.before, run.after, xq, step=0.05)
-
-
-# Products of matrices on plain integers
-
-PLAIN_LINEAR = "onednn::qlinear_pointwise"
-
-
-@pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("relu", ["none", "relu"])
-def test_a_linear_on_x86_goes_to_onednn(relu: str, bias: bool, per_channel: bool) -> None:
-    """Test that a linear becomes oneDNN's op on plain integers, for inputs of any number of dimensions."""
-    text, attributes = linear(after=RELU if relu == "relu" else "", bias=bias, per_channel=per_channel)
-    run = run_with(FUSE, text, attributes)
-    FileCheck().check("onednn::qlinear_prepack(").check(f"{PLAIN_LINEAR}(").check_next(
-        "aten::_make_per_tensor_quantized_tensor"
-    ).run(graph_of(run.after))
-    FileCheck().check_not("aten::linear").check_not("aten::relu").run(graph_of(run.after))
-    assert argument(nodes_of(run.after, PLAIN_LINEAR)[0], 10) == relu
-    x = torch.randn(24, 16)
-    turned = torch.randn(16, 5, 9).permute(1, 2, 0)
-    for given in (x, x.reshape(2, 12, 16), x.reshape(2, 3, 4, 16), turned):
-        check_within_a_step(run.before, run.after, given, step=0.05)
-    for one in (x[:1], x[0]):
-        assert run.after(one).shape == run.before(one).shape
-        assert (run.after(one) - run.before(one)).abs().max() <= 0.05001
-
-
-@pytest.mark.parametrize("engine", ["fbgemm", "onednn", "qnnpack"])
-def test_a_linear_on_other_engines_is_theirs(engine: str) -> None:
-    """Test that an engine which was chosen, or has oneDNN's kernel anyway, computes the linear itself."""
-    run = run_with(FUSE, *linear(), PassOptions(engine=engine))
-    assert "quantized::linear" in ops_of(run.after)
-
-
-ROWS = {
-    "flatten": ("  %f : Tensor = aten::flatten(%x, %one, %last)\n", (4, 2, 8)),
-    "select": ("  %f : Tensor = aten::select(%x, %one, %zero)\n", (4, 2, 16)),
-    "flatten, then a tanh": (
-        "  %e : Tensor = aten::flatten(%x, %one, %last)\n  %f : Tensor = aten::tanh(%e)\n",
-        (4, 2, 8),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", ROWS)
-def test_a_linear_of_one_row_for_each_sample_stays_fbgemms(case: str) -> None:
-    """Test that behind what leaves one row for each sample x86 has quantized::linear."""
-    before, sizes = ROWS[case]
-    run = run_with(FUSE, *linear(before=before))
-    assert "quantized::linear" in ops_of(run.after)
-    check_within_a_step(run.before, run.after, torch.randn(sizes), step=0.05)
-
-
-@pytest.mark.parametrize(
-    "before",
-    [
-        "  %f : Tensor = aten::flatten(%x, %zero, %one)\n",
-        "  %e : Tensor = aten::select(%x, %one, %zero)\n  %f : Tensor = aten::add(%x, %e, %one)\n",
-    ],
-    ids=["flatten of the first dimensions", "a sum with one row"],
-)
-def test_a_linear_of_many_rows_goes_to_onednn(before: str) -> None:
-    """Test that what leaves many rows for each sample is not taken for one that leaves one."""
-    run = run_with(FUSE, *linear(before=before))
-    assert PLAIN_LINEAR in ops_of(run.after)
-    check_within_a_step(run.before, run.after, torch.randn(3, 3, 16), step=0.05)
 
 
 # Integers with a sign

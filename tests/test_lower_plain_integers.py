@@ -1,14 +1,13 @@
 """Tests of lower_plain_integers: on the native target no quantized tensor is left."""
 
-import pytest
 import torch
 
-import jitquant
 from jitquant.passes import PassOptions
 from tests.graphs import check_same_numbers, ops_of
+from tests.marks import needs_native
 from tests.quantized_ir import constants, quantize, run_with
 
-pytestmark = pytest.mark.skipif(not jitquant.native.is_available(), reason="this build has no native target")
+pytestmark = needs_native
 
 NAME = "lower_plain_integers"
 TEXT = (

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
+from tests.marks import needs_photographs
 from tests.networks import (
-    IMAGENET_SAMPLE,
     efficientnet_lite0,
     photographs,
     resnet18,
@@ -146,7 +146,7 @@ def test_efficientnet_lite0_without_photographs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not IMAGENET_SAMPLE.is_dir(), reason="needs the photographs of imagenet_sample")
+@needs_photographs
 def test_efficientnet_lite0_on_photographs() -> None:
     """Test that EfficientNet-Lite0 keeps its accuracy, and that the debug model is close to the final one."""
     network = efficientnet_lite0()

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 import jitquant
 from jitquant.errors import QuantizationError
 from tests.graphs import saved_and_loaded
+from tests.marks import needs_native
 from tests.networks import sqnr, torchvision_model
 
-needs_library = pytest.mark.skipif(
-    not jitquant.native.is_available(), reason="this build has no native target"
-)
 WHOLE = {"": jitquant.get_default_qconfig()}
 
 
@@ -49,7 +47,7 @@ def quantized_net(**options: object) -> tuple[torch.jit.ScriptModule, torch.jit.
     )
 
 
-@needs_library
+@needs_native
 def test_a_network_is_quantized_saved_and_loaded() -> None:
     model, quantized, images = quantized_net()
     kinds = [node.kind() for node in quantized.graph.nodes()]
@@ -65,14 +63,14 @@ def test_a_network_is_quantized_saved_and_loaded() -> None:
     assert jitquant.info(quantized)["target"] == "native"
 
 
-@needs_library
+@needs_native
 def test_debug_is_close_to_the_final_model() -> None:
     _, quantized, images = quantized_net()
     _, debug, _ = quantized_net(debug=True)
     assert sqnr(debug(images), quantized(images)) > 30
 
 
-@needs_library
+@needs_native
 def test_several_threads_run_one_module() -> None:
     _, quantized, images = quantized_net()
     expected = quantized(images)
@@ -93,7 +91,7 @@ def test_several_threads_run_one_module() -> None:
     assert not wrong
 
 
-@needs_library
+@needs_native
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0"])
 def test_torchvision_networks_lose_no_more_than_on_the_stock_target(name: str) -> None:
     model = torch.jit.script(torchvision_model(name).eval())
@@ -116,7 +114,7 @@ class Resample(nn.Module):
         return self.second(self.resample(self.first(x)))
 
 
-@needs_library
+@needs_native
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 @pytest.mark.parametrize("options", [{"scale_factor": 2.0}, {"size": (17, 11)}, {"scale_factor": 1.7}])
 def test_resampling_is_integer(mode: str, options: dict[str, object]) -> None:
@@ -159,7 +157,7 @@ class Attention(nn.Module):
         return second(x + self.feed(x))
 
 
-@needs_library
+@needs_native
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_attention_is_integer_throughout(norm_first: bool) -> None:
     """Test that nothing but norms and the sums before them is float, at any batch size."""
@@ -175,6 +173,28 @@ def test_attention_is_integer_throughout(norm_first: bool) -> None:
     )
     assert sqnr(model(tokens), quantized(tokens)) > 25
     assert torch.equal(saved_and_loaded(quantized)(tokens), quantized(tokens))
+
+
+@needs_native
+def test_signed_activations_stay_out_of_the_kernels() -> None:
+    """Test that ops whose input is quantized as qint8, which no kernel takes, compute what they should."""
+
+    class Signed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(self.norm(self.linear(x)), -1)
+
+    signed = jitquant.QConfig(
+        activation=jitquant.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric),
+        weight=jitquant.get_default_qconfig().weight,
+    )
+    model, tokens = torch.jit.script(Signed().eval()), torch.randn(6, 5, 8)
+    for qconfigs in ({"": signed}, WHOLE | {"linear": signed}, WHOLE | {"norm": signed}):
+        quantized = jitquant.quantize_jit(model, qconfigs, lambda m: m(tokens), [], target="native")
+        assert sqnr(model(tokens), quantized(tokens)) > 25
 
 
 RUN_WITH_LIBRARY_ONLY = """
@@ -193,7 +213,7 @@ print("equal")
 """
 
 
-@needs_library
+@needs_native
 def test_the_file_needs_the_op_library_and_nothing_else(tmp_path: Path) -> None:
     _, quantized, images = quantized_net()
     torch.jit.save(quantized, tmp_path / "model.pt")
@@ -210,7 +230,7 @@ def test_the_file_needs_the_op_library_and_nothing_else(tmp_path: Path) -> None:
     assert result.stdout.strip() == "equal", result.stderr
 
 
-@needs_library
+@needs_native
 def test_a_processor_without_dot_products_is_refused(tmp_path: Path) -> None:
     """Test that a file made elsewhere does not give saturated sums here."""
     _, quantized, _ = quantized_net()

@@ -14,10 +14,7 @@ import jitquant
 from jitquant import Profile, QuantizationError, profile
 from jitquant.passes import parse_ir
 from tests.graphs import saved_and_loaded
-
-needs_library = pytest.mark.skipif(
-    not jitquant.native.is_available(), reason="this build has no native target"
-)
+from tests.marks import needs_native
 
 
 class Network(nn.Module):
@@ -97,7 +94,7 @@ def test_rows_name_ops_and_modules_in_order(scripted: bool, inputs: Tensor) -> N
     check_sums(result)
 
 
-@needs_library
+@needs_native
 def test_native_kernels_say_what_ran(network: torch.jit.ScriptModule, inputs: Tensor) -> None:
     """Test that native ops say kernel, multiply-adds and share of the peak, after loading too."""
     quantized = quantize(network, inputs, "native")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import jitquant
+from tests.marks import needs_native
 from tests.networks import sqnr
 
-pytestmark = pytest.mark.skipif(not jitquant.native.is_available(), reason="this build has no native target")
+pytestmark = needs_native
 OPS = torch.ops.jitquant
 NO_SUM = ("", None, 0)
 
@@ -156,6 +156,7 @@ def heads(integers: Tensor) -> Tensor:
     ],
 )
 def test_matmul(left: Tensor, right: Tensor, zero_points: tuple[int, int], scale: float | None) -> None:
+    """Test that products of integers with zero points are those of the numbers they stand for."""
     kernel = OPS.binary_prepack(
         "matmul", 0.02, zero_points[0], 0.03, zero_points[1], scale, 99 if scale else 0, "linear,0.25,0"
     )
@@ -180,9 +181,11 @@ def test_heads_are_put_together_without_a_copy() -> None:
         (uint8(3, 4), uint8(5, 4), "cannot be multiplied"),
         (uint8(4), uint8(4, 4), "unsqueeze"),
         (torch.randn(3, 4), uint8(4, 4), "has to be uint8"),
+        (uint8(3, 0), uint8(0, 4), "have nothing to multiply"),
     ],
 )
 def test_matmul_refuses(left: Tensor, right: Tensor, words: str) -> None:
+    """Test that operands that do not fit are refused in words."""
     kernel = OPS.binary_prepack("matmul", 0.02, 0, 0.03, 0, None, 0, "")
     with pytest.raises(RuntimeError, match=words):
         OPS.matmul(left, right, kernel)
@@ -191,6 +194,7 @@ def test_matmul_refuses(left: Tensor, right: Tensor, words: str) -> None:
 @pytest.mark.parametrize("sizes", [(2, 3, 128), (5, 7), (4, 33), (1, 1000)])
 @pytest.mark.parametrize("dim", [-1, 0])
 def test_softmax(sizes: tuple[int, ...], dim: int) -> None:
+    """Test that softmax along any dimension, of floats or integers, is off by one integer at most."""
     torch.manual_seed(0)
     logits = torch.randn(sizes) * 4
     found = OPS.softmax(logits, OPS.softmax_prepack(dim, None, 0, 1 / 256, 0))
@@ -216,6 +220,7 @@ def test_softmax_of_masked_rows() -> None:
 @pytest.mark.parametrize("shape", [[48], [6, 8]])
 @pytest.mark.parametrize("from_integers", [True, False])
 def test_layer_norm(affine: bool, shape: list[int], from_integers: bool) -> None:
+    """Test that layer norm of floats or integers, with weights or none, is that of the numbers."""
     torch.manual_seed(0)
     parameters = (torch.rand(shape) + 0.5, torch.randn(shape)) if affine else (None, None)
     given = uint8(2, 5, 6, 8) if from_integers else torch.randn(2, 5, 6, 8) * 3
@@ -234,6 +239,7 @@ def test_layer_norm(affine: bool, shape: list[int], from_integers: bool) -> None
 @pytest.mark.parametrize("dim", [0, 1, -1])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_cat(dim: int, channels_last: bool) -> None:
+    """Test that tensors with parameters of their own are brought to those of the result."""
     parts = [uint8(2, 6, 5, 5, seed=seed) for seed in range(3)]
     if not channels_last:
         parts = [part.contiguous() for part in parts]
@@ -247,8 +253,34 @@ def test_cat(dim: int, channels_last: bool) -> None:
         OPS.cat([*parts[:2], uint8(3, 7, 5, 6)], kernel)
 
 
+POOLS = {
+    "max": ([3], [2], [1], None, False, False),
+    "max, dilated": ([2], [1], [0], [2], False, False),
+    "max, sizes rounded up": ([3], [2], [0], [1], True, False),
+    "avg": ([3], [], [0], None, False, True),
+    "avg, padding not counted": ([3], [2], [1], None, False, False),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_pool(name: str, dimensions: int) -> None:
+    """Test that pooling in one, two and three dimensions is torch's, and each mean is rounded once."""
+    kind = name[:3]
+    window, stride, padding, dilation, rounds_up, counts_padding = POOLS[name]
+    integers = uint8(2, 5, *[8] * dimensions)
+    kernel = OPS.pool_prepack(kind, window * dimensions, stride, padding, dilation, rounds_up, counts_padding)
+    function = getattr(nn.functional, f"{kind}_pool{dimensions}d")
+    last = {"dilation": dilation or 1} if kind == "max" else {"count_include_pad": counts_padding}
+    expected = function(integers.double(), window, stride, padding, ceil_mode=rounds_up, **last)
+    found = OPS.pool(integers, kernel)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= (0 if kind == "max" else 0.5)
+
+
 @pytest.mark.parametrize("groups", [2, 3])
 def test_channel_shuffle(groups: int) -> None:
+    """Test that channels change places as torch's do."""
     integers = uint8(2, 42, 5, 3)
     found = OPS.channel_shuffle(integers, OPS.channel_shuffle_prepack(groups))
     assert torch.equal(found, torch.channel_shuffle(integers.contiguous(), groups))
@@ -260,6 +292,7 @@ def test_channel_shuffle(groups: int) -> None:
 @pytest.mark.parametrize("dim", [[2, 3], [-1, -2], [1], [0, 3]])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_mean(dim: list[int], keepdim: bool, channels_last: bool) -> None:
+    """Test that a mean over any dimensions is rounded once."""
     integers = uint8(4, 24, 7, 5) if channels_last else uint8(4, 24, 7, 5).contiguous()
     found = OPS.mean(integers, OPS.mean_prepack(dim, keepdim, 0.02, 7, 0.02, 7))
     assert_off_by_one_at_most(found, integers.double().mean(dim, keepdim).round())
@@ -286,6 +319,7 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("words", ACTIVATIONS)
 @pytest.mark.parametrize("scale", [0.02, None])
 def test_activation(words: str, scale: float | None) -> None:
+    """Test that an activation is right at each of the 256 integers."""
     integers = uint8(3, 100)
     kernel = OPS.activation_prepack(0.04, 120, scale, 60 if scale else 0, words)
     expected = ACTIVATIONS[words]((integers.double() - 120) * 0.04)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import jitquant
+from tests.marks import needs_native
 from tests.networks import REPOSITORY
 
 TUTORIALS = REPOSITORY / "tutorials"
@@ -64,7 +65,7 @@ def test_cpp_program_prints_what_python_prints(tmp_path: Path, program: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not jitquant.native.is_available(), reason="this build has no native target")
+@needs_native
 def test_cpp_program_runs_files_of_the_native_target(tmp_path: Path, program: Path) -> None:
     """Test that the ops are there where the program opens their library, and where it links it."""
     sizes = save_network(tmp_path / "model.pt", target="native")

@@ -33,9 +33,7 @@ class ElementwiseActivation final : public Kernel {
  protected:
   // Integers, or floats with no scale of their own.
   void accept(Inputs& inputs) const override {
-    TORCH_CHECK(inputs[0].scalar_type() == at::kByte || inputs[0].scalar_type() == at::kFloat,
-                "jitquant::", name(), ": the input is ", inputs[0].scalar_type(),
-                " and has to be uint8 or float32; convert it first");
+    require_bytes_or_float(inputs[0], name());
     inputs[0] = in_layout(inputs[0], layout_of(inputs[0]));
   }
 
@@ -93,8 +91,7 @@ class ElementwiseActivation final : public Kernel {
   void add_primitive(Plan& plan, const at::Tensor& input) const {
     const Tail tail(spec_, "none");
     const QParams given = *spec_.qparams("input");
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::primitive_attr attributes = new_attributes();
     attributes.set_post_ops(tail.ops);
     const memory::dims line{input.numel()};
     plan.inputs.emplace_back(DNNL_ARG_SRC, desc_of(line, at::kFloat, Layout::Contiguous));

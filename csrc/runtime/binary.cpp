@@ -9,16 +9,6 @@ namespace jitquant::runtime {
 
 namespace {
 
-// A tensor of as many dimensions as `rank`, with ones in front.
-at::Tensor with_rank(const at::Tensor& tensor, int64_t rank) {
-  if (tensor.dim() == rank) {
-    return tensor;
-  }
-  std::vector<int64_t> sizes(static_cast<size_t>(rank - tensor.dim()), 1);
-  sizes.insert(sizes.end(), tensor.sizes().begin(), tensor.sizes().end());
-  return tensor.contiguous().view(sizes);
-}
-
 // How the smaller operand is repeated: in the order of memory, the larger one is [outer, repeated, inner] and
 // the smaller one [outer, 1, inner].
 struct Repetition {

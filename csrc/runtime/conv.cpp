@@ -60,15 +60,12 @@ class Conv final : public Kernel {
     const auto weights = any_desc(weight.sizes(), at::kChar);
     const memory::desc bias({plan->sizes[1]}, memory::data_type::f32, memory::format_tag::x);
 
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::primitive_attr attributes = new_attributes();
     attributes.set_scales_mask(DNNL_ARG_WEIGHTS, groups_ > 1 ? 3 : 1);
     attributes.set_post_ops(tail.ops);
     const bool shifts_in_padding = input_zero_point() != 0 && is_padded();
     if (shifts_in_padding) {
-      attributes.set_zero_points_mask(DNNL_ARG_SRC, 0);
-      plan->constants.emplace_back(DNNL_ARG_ATTR_ZERO_POINTS | DNNL_ARG_SRC,
-                                   constant_memory(static_cast<int32_t>(input_zero_point())));
+      add_zero_point(*plan, attributes, DNNL_ARG_SRC, input_zero_point());
     }
     const memory::dims before(padding_.begin(), padding_.end());
     memory::dims dilation;
@@ -78,7 +75,7 @@ class Conv final : public Kernel {
     plan->inputs.emplace_back(DNNL_ARG_SRC, src);
     plan->output.second = dst;
     auto add_constants = [&](const memory::desc& asked) {
-      plan->constants.emplace_back(DNNL_ARG_WEIGHTS, packed_for(weight, asked));
+      plan->constants.emplace_back(DNNL_ARG_WEIGHTS, packed_.in(asked, weight));
     };
     if (transposed_) {
       const dnnl::deconvolution_forward::primitive_desc desc(
@@ -146,17 +143,6 @@ class Conv final : public Kernel {
     return transposed_ ? grouped.transpose(1, 2) : grouped;
   }
 
-  // Weights are packed once, and again only where another shape asks for another layout.
-  memory packed_for(const at::Tensor& weight, const memory::desc& asked) {
-    for (const auto& known : packed_) {
-      if (known.get_desc() == asked) {
-        return known;
-      }
-    }
-    packed_.push_back(packed(weight, asked));
-    return packed_.back();
-  }
-
   // Scales of the weights with all that is linear folded in, and the biases.
   void add_numbers(Plan& plan, const Tail& tail, bool fold_zero_point) const {
     const double input_scale = spec_.qparams("input")->scale;
@@ -184,7 +170,7 @@ class Conv final : public Kernel {
   const bool transposed_;
   const at::Tensor weight_;  // int8, as torch has it
   const int64_t spatial_;
-  std::vector<memory> packed_;
+  PackedWeight packed_;
 };
 
 JITQUANT_KERNEL(Conv, "conv");

@@ -39,8 +39,6 @@ void* scratchpad(size_t bytes) {
   return memory.get();
 }
 
-thread_local const Kernel* last = nullptr;
-
 }  // namespace
 
 struct Arguments {
@@ -106,7 +104,6 @@ at::Tensor Kernel::run(Tensors given) {
   Inputs inputs(given.begin(), given.end());
   accept(inputs);
   const auto entry = entry_for(inputs);
-  last = this;
   if (entry->plan->compute) {
     return entry->plan->compute(inputs);
   }
@@ -200,9 +197,6 @@ c10::intrusive_ptr<Kernel> make_kernel(Spec spec) {
               "'; load the library of the version that made the file");
   return found->second(std::move(spec));
 }
-
-const Kernel* last_kernel() { return last; }
-void forget_last_kernel() { last = nullptr; }
 
 const dnnl::engine& engine() {
   static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);

@@ -99,10 +99,6 @@ struct RegisterKernel {
   RegisterKernel(const char* name, MakeKernel make);
 };
 
-// Counters for the profile of the calling thread: the kernel that ran last.
-const Kernel* last_kernel();
-void forget_last_kernel();
-
 const dnnl::engine& engine();
 
 }  // namespace jitquant::runtime

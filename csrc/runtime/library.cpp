@@ -97,7 +97,7 @@ KernelPtr activation_prepack(double input_scale, int64_t input_zero_point, std::
 }
 
 KernelPtr pool_prepack(const std::string& kind, const Ints& window, const Ints& stride, const Ints& padding,
-                       const Ints& dilation, bool ceil_mode, bool count_include_pad) {
+                       const std::optional<Ints>& dilation, bool ceil_mode, bool count_include_pad) {
   Spec spec = new_spec("pool", "");
   const size_t rank = window.size();
   auto for_each_axis = [&](const Ints& given) { return given.size() == 1 ? Ints(rank, given[0]) : given; };
@@ -105,7 +105,7 @@ KernelPtr pool_prepack(const std::string& kind, const Ints& window, const Ints& 
   spec.set("window", window);
   spec.set("stride", stride.empty() ? window : for_each_axis(stride));
   spec.set("padding", for_each_axis(padding));
-  spec.set("dilation", for_each_axis(dilation));
+  spec.set("dilation", for_each_axis(dilation.value_or(Ints{1})));
   if (ceil_mode) {
     spec.set("ceil_mode", "1");
   }
@@ -235,7 +235,7 @@ TORCH_LIBRARY(jitquant, library) {
                made)
                   .c_str(),
               activation_prepack);
-  library.def(("pool_prepack(str kind, int[] window, int[] stride, int[] padding, int[] dilation,"
+  library.def(("pool_prepack(str kind, int[] window, int[] stride, int[] padding, int[]? dilation,"
                " bool ceil_mode, bool count_include_pad)" +
                made)
                   .c_str(),

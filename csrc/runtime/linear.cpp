@@ -1,4 +1,4 @@
-// linear: a matrix product with a weight, with what follows it. matmul: a product of two activations.
+// linear: a matrix product with a weight, with what follows it.
 #include <ATen/ATen.h>
 
 #include "csrc/runtime/onednn.h"
@@ -50,15 +50,14 @@ class Linear final : public Kernel {
     const auto dst = desc_of({rows, weight_.size(0)}, tail.dtype, Layout::Contiguous);
     const memory::desc line({1, weight_.size(0)}, memory::data_type::f32, memory::format_tag::ab);
 
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::primitive_attr attributes = new_attributes();
     attributes.set_scales_mask(DNNL_ARG_WEIGHTS, 2);
     attributes.set_post_ops(tail.ops);
     const dnnl::matmul::primitive_desc desc(
         engine(), src, any_desc({weight_.size(1), weight_.size(0)}, at::kChar), line, dst, attributes);
     plan->inputs.emplace_back(DNNL_ARG_SRC, src);
     plan->output.second = dst;
-    plan->constants.emplace_back(DNNL_ARG_WEIGHTS, packed_for(desc.weights_desc()));
+    plan->constants.emplace_back(DNNL_ARG_WEIGHTS, packed_.in(desc.weights_desc(), weight_.t()));
     add_numbers(*plan, tail);
     finish<dnnl::matmul>(*plan, desc);
     plan->multiply_adds = rows * weight_.numel();
@@ -66,16 +65,6 @@ class Linear final : public Kernel {
   }
 
  private:
-  memory packed_for(const memory::desc& asked) {
-    for (const auto& known : packed_) {
-      if (known.get_desc() == asked) {
-        return known;
-      }
-    }
-    packed_.push_back(packed(weight_.t(), asked));
-    return packed_.back();
-  }
-
   void add_numbers(Plan& plan, const Tail& tail) const {
     const QParams input = *spec_.qparams("input");
     const at::Tensor factors = spec_.tensors.at(1).to(at::kDouble) * (input.scale * tail.factor);
@@ -96,7 +85,7 @@ class Linear final : public Kernel {
   }
 
   const at::Tensor weight_;  // int8 [output, input]
-  std::vector<memory> packed_;
+  PackedWeight packed_;
 };
 
 JITQUANT_KERNEL(Linear, "linear");

@@ -19,14 +19,6 @@ at::Tensor signed_copy(const at::Tensor& bytes) {
   return result;
 }
 
-at::Tensor with_rank(const at::Tensor& tensor, int64_t rank) {
-  at::Tensor result = tensor;
-  while (result.dim() < rank) {
-    result = result.unsqueeze(0);
-  }
-  return result;
-}
-
 class Matmul final : public Kernel {
  public:
   explicit Matmul(Spec given)
@@ -62,20 +54,16 @@ class Matmul final : public Kernel {
       plan->strides = {s[1] * s[2] * s[3], s[3], s[1] * s[3], 1};
     }
     const int64_t depth = inputs[0].size(-1);
-    if (depth == 0) {
-      plan->compute = [sizes = plan->sizes](Tensors) { return at::zeros(sizes, at::kFloat); };
-      TORCH_CHECK(tail.dtype == at::kFloat, "jitquant::", name(), ": the operands are empty");
-      return plan;
-    }
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    TORCH_CHECK(depth > 0, "jitquant::", name(), ": operands of ", inputs[0].sizes(), " and ",
+                inputs[1].sizes(), " have nothing to multiply; give it what the model was made for");
+    dnnl::primitive_attr attributes = new_attributes();
     attributes.set_scales_mask(DNNL_ARG_WEIGHTS, 0);
     plan->constants.emplace_back(
         DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS,
         constant_memory(static_cast<float>(left_.scale * right_.scale * tail.factor)));
-    set_zero_point(*plan, attributes, DNNL_ARG_SRC, left_.zero_point);
-    set_zero_point(*plan, attributes, DNNL_ARG_WEIGHTS, right_.zero_point - 128);
-    attributes.set_post_ops(shifted(tail));
+    add_zero_point(*plan, attributes, DNNL_ARG_SRC, left_.zero_point);
+    add_zero_point(*plan, attributes, DNNL_ARG_WEIGHTS, right_.zero_point - 128);
+    attributes.set_post_ops(linear_then(1, tail.shift, tail.ops));
     plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(inputs[0]));
     plan->inputs.emplace_back(DNNL_ARG_WEIGHTS, desc_of(inputs[1]));
     plan->output.second = {plan->sizes, data_type(tail.dtype),
@@ -104,24 +92,6 @@ class Matmul final : public Kernel {
   // together again moves nothing.
   static bool heads_lie_inside(const at::Tensor& right) {
     return right.dim() == 4 && right.stride(3) == 1 && right.size(1) > 1 && right.stride(1) < right.stride(2);
-  }
-
-  static void set_zero_point(Plan& plan, dnnl::primitive_attr& attributes, int argument, int64_t value) {
-    if (value != 0) {
-      attributes.set_zero_points_mask(argument, 0);
-      plan.constants.emplace_back(DNNL_ARG_ATTR_ZERO_POINTS | argument,
-                                  constant_memory(static_cast<int32_t>(value)));
-    }
-  }
-
-  static dnnl::post_ops shifted(const Tail& tail) {
-    if (tail.shift == 0) {
-      return tail.ops;
-    }
-    dnnl::post_ops ops;
-    ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1, static_cast<float>(tail.shift));
-    append_all(ops, tail.ops);
-    return ops;
   }
 
   const QParams left_;

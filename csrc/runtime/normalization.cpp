@@ -10,11 +10,6 @@ namespace {
 
 using dnnl::memory;
 
-void require_bytes_or_float(const at::Tensor& input, const std::string& kernel) {
-  TORCH_CHECK(input.scalar_type() == at::kByte || input.scalar_type() == at::kFloat, "jitquant::", kernel,
-              ": the input is ", input.scalar_type(), " and has to be uint8 or float32; convert it first");
-}
-
 class Softmax final : public Kernel {
  public:
   explicit Softmax(Spec given) : Kernel(std::move(given)), axis_(spec_.integer("dim")) {}
@@ -27,8 +22,7 @@ class Softmax final : public Kernel {
                 ": there is no dimension ", axis_, " in a tensor of ", input.dim(),
                 "; give it what the model was made for");
     if (input.scalar_type() == at::kByte) {
-      input = (input.to(at::kFloat) - static_cast<float>(spec_.qparams("input")->zero_point)) *
-              static_cast<float>(spec_.qparams("input")->scale);
+      input = numbers_of(input, *spec_.qparams("input"));
     }
     input = in_layout(input, layout_of(input));
   }
@@ -60,15 +54,8 @@ class Softmax final : public Kernel {
       };
       return plan;
     }
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    dnnl::post_ops ops;
-    if (tail.factor != 1 || tail.shift != 0) {
-      ops.append_eltwise(dnnl::algorithm::eltwise_linear, static_cast<float>(tail.factor),
-                         static_cast<float>(tail.shift));
-    }
-    append_all(ops, tail.ops);
-    attributes.set_post_ops(ops);
+    dnnl::primitive_attr attributes = new_attributes();
+    attributes.set_post_ops(linear_then(tail.factor, tail.shift, tail.ops));
     plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(inputs[0]));
     plan->output.second = desc_of(plan->sizes, plan->dtype, plan->layout);
     finish<dnnl::softmax_forward>(
@@ -113,8 +100,7 @@ class LayerNorm final : public Kernel {
     const memory::dims rows{inputs[0].numel() / columns, columns};
     const bool integers = inputs[0].scalar_type() == at::kByte;
     const double unit = integers ? spec_.qparams("input")->scale : 1;
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::primitive_attr attributes = new_attributes();
     plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(rows, inputs[0].scalar_type(), Layout::Contiguous));
     plan->output.second = desc_of(rows, plan->dtype, Layout::Contiguous);
     const at::Tensor weight = spec_.tensors.at(0).to(at::kDouble).flatten() * tail.factor;

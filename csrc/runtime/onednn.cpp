@@ -16,6 +16,17 @@ dnnl::memory owned(const dnnl::memory::desc& desc, const void* data) {
   return memory;
 }
 
+// Reorders a tensor into the layout that a primitive asked for.
+dnnl::memory packed(const at::Tensor& tensor, const dnnl::memory::desc& asked) {
+  const at::Tensor plain = tensor.contiguous();
+  dnnl::memory from(desc_of(plain), engine(), const_cast<void*>(plain.const_data_ptr()));
+  dnnl::memory to(asked, engine());
+  dnnl::stream here(engine());
+  dnnl::reorder(from, to).execute(here, from, to);
+  here.wait();
+  return to;
+}
+
 }  // namespace
 
 void check(dnnl_status_t status, const char* what) {
@@ -100,14 +111,14 @@ dnnl::memory constant_memory(const at::Tensor& tensor, const dnnl::memory::desc&
   return owned(desc, tensor.contiguous().const_data_ptr());
 }
 
-dnnl::memory packed(const at::Tensor& tensor, const dnnl::memory::desc& asked) {
-  const at::Tensor plain = tensor.contiguous();
-  dnnl::memory from(desc_of(plain), engine(), const_cast<void*>(plain.const_data_ptr()));
-  dnnl::memory to(asked, engine());
-  dnnl::stream here(engine());
-  dnnl::reorder(from, to).execute(here, from, to);
-  here.wait();
-  return to;
+dnnl::memory PackedWeight::in(const dnnl::memory::desc& asked, const at::Tensor& weight) {
+  for (const auto& known : known_) {
+    if (known.get_desc() == asked) {
+      return known;
+    }
+  }
+  known_.push_back(packed(weight, asked));
+  return known_.back();
 }
 
 std::pair<double, double> integer_bounds(at::ScalarType dtype) {
@@ -146,13 +157,20 @@ void append_activation(dnnl::post_ops& ops, const Activation& activation) {
   }
 }
 
-void append_all(dnnl::post_ops& ops, const dnnl::post_ops& more) {
-  for (int i = 0; i < more.len(); ++i) {
+dnnl::post_ops linear_then(double factor, double shift, const dnnl::post_ops& ops) {
+  if (factor == 1 && shift == 0) {
+    return ops;
+  }
+  dnnl::post_ops result;
+  result.append_eltwise(dnnl::algorithm::eltwise_linear, static_cast<float>(factor),
+                        static_cast<float>(shift));
+  for (int i = 0; i < ops.len(); ++i) {
     dnnl::algorithm kind;
     float alpha, beta;
-    more.get_params_eltwise(i, kind, alpha, beta);
-    ops.append_eltwise(kind, alpha, beta);
+    ops.get_params_eltwise(i, kind, alpha, beta);
+    result.append_eltwise(kind, alpha, beta);
   }
+  return result;
 }
 
 double activated(const Activation& activation, double x) {
@@ -261,6 +279,37 @@ Tail::Tail(const Spec& spec, const char* other_name) {
 void require_bytes(const at::Tensor& input, const std::string& kernel) {
   TORCH_CHECK(input.scalar_type() == at::kByte, "jitquant::", kernel, ": the input is ", input.scalar_type(),
               " and has to be uint8; let jitquant::quantize make it");
+}
+
+void require_bytes_or_float(const at::Tensor& input, const std::string& kernel) {
+  TORCH_CHECK(input.scalar_type() == at::kByte || input.scalar_type() == at::kFloat, "jitquant::", kernel,
+              ": the input is ", input.scalar_type(), " and has to be uint8 or float32; convert it first");
+}
+
+at::Tensor numbers_of(const at::Tensor& integers, const QParams& params) {
+  return (integers.to(at::kFloat) - static_cast<float>(params.zero_point)) * static_cast<float>(params.scale);
+}
+
+at::Tensor with_rank(const at::Tensor& tensor, int64_t rank) {
+  at::Tensor result = tensor;
+  while (result.dim() < rank) {
+    result = result.unsqueeze(0);
+  }
+  return result;
+}
+
+dnnl::primitive_attr new_attributes() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
+
+void add_zero_point(Plan& plan, dnnl::primitive_attr& attributes, int argument, int64_t value) {
+  if (value != 0) {
+    attributes.set_zero_points_mask(argument, 0);
+    plan.constants.emplace_back(DNNL_ARG_ATTR_ZERO_POINTS | argument,
+                                constant_memory(static_cast<int32_t>(value)));
+  }
 }
 
 void require_integer_products(const std::string& kernel) {

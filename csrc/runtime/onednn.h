@@ -31,9 +31,6 @@ dnnl::memory constant_memory(float value);
 dnnl::memory constant_memory(int32_t value);
 dnnl::memory constant_memory(const at::Tensor& tensor, const dnnl::memory::desc& desc);
 
-// Reorders a tensor into the layout that a primitive asked for.
-dnnl::memory packed(const at::Tensor& tensor, const dnnl::memory::desc& asked);
-
 // Bounds of the integers of a dtype.
 std::pair<double, double> integer_bounds(at::ScalarType dtype);
 
@@ -59,14 +56,38 @@ std::optional<LinearTail> linear_tail(const Spec& spec);
 
 // The elementwise function behind a primitive, as post-ops on float numbers, and one number of it.
 void append_activation(dnnl::post_ops& ops, const Activation& activation);
-void append_all(dnnl::post_ops& ops, const dnnl::post_ops& more);  // of elementwise ones
+// The post-ops of a tail behind a primitive into whose constants its factor or its shift cannot go.
+dnnl::post_ops linear_then(double factor, double shift, const dnnl::post_ops& ops);
 double activated(const Activation& activation, double x);
 
 // Raises where an input is not uint8.
 void require_bytes(const at::Tensor& input, const std::string& kernel);
+void require_bytes_or_float(const at::Tensor& input, const std::string& kernel);
+
+// What integers with these parameters, or means of them, stand for, by ATen.
+at::Tensor numbers_of(const at::Tensor& integers, const QParams& params);
+
+// A view of as many dimensions as `rank`, with ones in front.
+at::Tensor with_rank(const at::Tensor& tensor, int64_t rank);
+
+// The weight of a kernel as primitives ask for it. It is packed once, and again only where another shape
+// asks for another layout.
+class PackedWeight {
+ public:
+  dnnl::memory in(const dnnl::memory::desc& asked, const at::Tensor& weight);
+
+ private:
+  std::vector<dnnl::memory> known_;
+};
 
 // Raises where the processor cannot multiply 8-bit integers without saturating on the way.
 void require_integer_products(const std::string& kernel);
+
+// Attributes of a primitive whose scratchpad a call brings along.
+dnnl::primitive_attr new_attributes();
+
+// Tells a primitive the zero point of one of its arguments.
+void add_zero_point(Plan& plan, dnnl::primitive_attr& attributes, int argument, int64_t value);
 
 template <typename Primitive>
 void finish(Plan& plan, const typename Primitive::primitive_desc& desc) {

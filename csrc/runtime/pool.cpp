@@ -54,8 +54,7 @@ class Pool final : public Kernel {
     if (c10::multiply_integers(plan->sizes) == 0) {
       return plan;
     }
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::primitive_attr attributes = new_attributes();
     plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(input, at::kByte, Layout::ChannelsLast));
     plan->output.second = desc_of(plan->sizes, at::kByte, Layout::ChannelsLast);
     finish<dnnl::pooling_forward>(
@@ -85,8 +84,7 @@ JITQUANT_KERNEL(Pool, "pool");
 void average(Plan& plan, const at::Tensor& input, const memory::dims& window, const memory::dims& output,
              Layout layout) {
   const memory::dims none(window.size(), 0);
-  dnnl::primitive_attr attributes;
-  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  dnnl::primitive_attr attributes = new_attributes();
   plan.inputs.emplace_back(DNNL_ARG_SRC, desc_of(input.sizes(), at::kByte, layout));
   plan.output.second = desc_of(output, at::kByte, layout);
   finish<dnnl::pooling_forward>(
@@ -176,8 +174,7 @@ class Mean final : public Kernel {
     const bool keep = spec_.has("keepdim");
     if (!spec_.has("output")) {
       plan->compute = [this, keep, params = *spec_.qparams("input")](Tensors given) {
-        return (given[0].to(at::kFloat).mean(axes_, keep) - static_cast<float>(params.zero_point)) *
-               static_cast<float>(params.scale);
+        return numbers_of(given[0].to(at::kFloat).mean(axes_, keep), params);
       };
       return plan;
     }

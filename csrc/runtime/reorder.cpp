@@ -104,16 +104,11 @@ class Dequantize final : public Kernel {
     if (inputs[0].numel() == 0) {
       return plan;
     }
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::primitive_attr attributes = new_attributes();
     attributes.set_scales_mask(DNNL_ARG_SRC, 0);
     plan->constants.emplace_back(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC,
                                  constant_memory(static_cast<float>(input.scale)));
-    if (input.zero_point != 0) {
-      attributes.set_zero_points_mask(DNNL_ARG_SRC, 0);
-      plan->constants.emplace_back(DNNL_ARG_ATTR_ZERO_POINTS | DNNL_ARG_SRC,
-                                   constant_memory(static_cast<int32_t>(input.zero_point)));
-    }
+    add_zero_point(*plan, attributes, DNNL_ARG_SRC, input.zero_point);
     plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(inputs[0]));
     plan->output.second = desc_of(plan->sizes, plan->dtype, plan->layout);
     finish<dnnl::reorder>(*plan,

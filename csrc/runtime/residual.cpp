@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "csrc/runtime/onednn.h"
+
 namespace jitquant::runtime {
 
 bool adds_in_place(const at::Tensor& other, const Plan& plan) {
@@ -25,8 +27,7 @@ std::function<at::Tensor(Tensors)> add_apart(const Spec& spec) {
           params = *spec.qparams("other")](Tensors given) {
     at::Tensor other = given[1];
     if (other.scalar_type() == at::kByte) {
-      other =
-          (other.to(at::kFloat) - static_cast<float>(params.zero_point)) * static_cast<float>(params.scale);
+      other = numbers_of(other, params);
     }
     return finish->run({multiply->run({given[0]}) + other});
   };

@@ -1,0 +1,13 @@
+"""What some tests need that not every machine has; where it is missing they skip and say what to do."""
+
+import pytest
+
+from jitquant import native
+from tests.networks import IMAGENET_SAMPLE
+
+needs_native = pytest.mark.skipif(
+    not native.is_available(), reason=f"needs the native target: {native.why_not_available()}"
+)
+needs_photographs = pytest.mark.skipif(
+    not IMAGENET_SAMPLE.is_dir(), reason="needs the photographs of imagenet_sample"
+)
