@@ -86,10 +86,12 @@ def extensions() -> list[CppExtension]:
         RUNTIME,
         sources("csrc/runtime"),
         include_dirs=[str(ROOT)],
-        extra_compile_args=[*compile_flags(str(headers), *SYSTEM_HEADERS), *SANITIZE],
+        # Without OpenMP at::parallel_for is a plain loop; the library is the one that torch has loaded.
+        extra_compile_args=[*compile_flags(str(headers), *SYSTEM_HEADERS), "-fopenmp", *SANITIZE],
         # Beside the library, then where pip puts oneDNN when jitquant is in the same environment, then where
         # it was found.
         extra_link_args=[
+            "-fopenmp",
             *SANITIZE,
             str(library),
             *(f"-Wl,-rpath,{path}" for path in ("$ORIGIN", "$ORIGIN/../../../..", str(library.parent))),

@@ -44,6 +44,7 @@ LOWER = (
     "keep_float",  # needs to see which dequantizes are left
     "fuse_activation",  # after keep_float, which lets a linear give float to a gelu
     "cancel_quant_pairs",  # fusion brought plain integers together
+    "fuse_padding",  # needs the native quantize and convolution
     "fuse_residual_add",  # needs the integer ops
     "remove_fences",  # fusion was the last to look at them
     "freeze",  # weights become constants …

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jitquant import native
 from tests.marks import needs_native
 from tests.networks import sqnr
 
@@ -289,7 +290,7 @@ def test_channel_shuffle(groups: int) -> None:
 
 
 @pytest.mark.parametrize("keepdim", [True, False])
-@pytest.mark.parametrize("dim", [[2, 3], [-1, -2], [1], [0, 3]])
+@pytest.mark.parametrize("dim", [[2, 3], [-1, -2], [1], [0, 3], [0, 1]])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_mean(dim: list[int], keepdim: bool, channels_last: bool) -> None:
     """Test that a mean over any dimensions is rounded once."""
@@ -347,6 +348,27 @@ def test_quantize_is_exactly_torchs(sizes: tuple[int, ...], channels_last: bool)
     assert found[~finite].tolist() == [255, 0, 255]
     restored = OPS.dequantize(found, OPS.dequantize_prepack(0.0213, 114))
     assert torch.allclose(restored[finite], expected.dequantize()[finite], atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 17, 31), (1, 20, 9, 9), (2, 1, 5, 5), (1, 3, 0, 4), (1, 3, 1, 1)])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_quantize_puts_a_frame_around_images(sizes: tuple[int, ...], channels_last: bool) -> None:
+    """Test that the frame is of the integer that stands for zero, as wide on each side as it was told."""
+    floats = torch.randn(sizes)
+    if channels_last:
+        floats = floats.contiguous(memory_format=torch.channels_last)
+    found = OPS.quantize(floats, OPS.quantize_prepack(0.02, 114, [2, 0, 1, 3]))
+    inner = OPS.quantize(floats, OPS.quantize_prepack(0.02, 114))
+    assert torch.equal(found, nn.functional.pad(inner, (0, 3, 2, 1), value=114))
+    with pytest.raises(RuntimeError, match="4 are needed"):
+        OPS.quantize(floats[0], OPS.quantize_prepack(0.02, 114, [2, 0, 1, 3]))
+    with pytest.raises(RuntimeError, match="has to be four numbers"):
+        OPS.quantize_prepack(0.02, 114, [2, 0])
+
+
+def test_loops_are_split_between_threads() -> None:
+    """Test that the library was compiled with OpenMP, without which at::parallel_for is a plain loop."""
+    assert b"GOMP_parallel" in native.LIBRARY.read_bytes()
 
 
 @pytest.mark.parametrize("activation", ["", "clip,0,inf", "hardswish"])

@@ -15,13 +15,19 @@ class Conv final : public Kernel {
   explicit Conv(Spec given)
       : Kernel(std::move(given)),
         stride_(spec_.ints("stride")),
-        padding_(spec_.ints("padding")),
+        before_(spec_.ints("padding")),
+        after_(before_),
         dilation_(spec_.ints("dilation")),
         groups_(spec_.integer("groups")),
         transposed_(spec_.has("output_padding")),
         weight_(spec_.tensors.at(0)),
         spatial_(static_cast<int64_t>(stride_.size())) {
     require_integer_products(name());
+    const auto spatial = static_cast<memory::dims::difference_type>(spatial_);
+    if (before_.size() == 2 * stride_.size()) {  // the sides differ
+      after_.assign(before_.begin() + spatial, before_.end());
+      before_.resize(stride_.size());
+    }
   }
 
  protected:
@@ -67,7 +73,6 @@ class Conv final : public Kernel {
     if (shifts_in_padding) {
       add_zero_point(*plan, attributes, DNNL_ARG_SRC, input_zero_point());
     }
-    const memory::dims before(padding_.begin(), padding_.end());
     memory::dims dilation;
     for (const int64_t step : dilation_) {
       dilation.push_back(step - 1);
@@ -80,13 +85,13 @@ class Conv final : public Kernel {
     if (transposed_) {
       const dnnl::deconvolution_forward::primitive_desc desc(
           engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::deconvolution_direct, src, weights,
-          bias, dst, stride_, dilation, before, padding_after(inputs[0].sizes(), plan->sizes), attributes);
+          bias, dst, stride_, dilation, before_, cut_off(inputs[0].sizes(), plan->sizes), attributes);
       add_constants(desc.weights_desc());
       finish<dnnl::deconvolution_forward>(*plan, desc);
     } else {
       const dnnl::convolution_forward::primitive_desc desc(
           engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, src, weights,
-          bias, dst, stride_, dilation, before, before, attributes);
+          bias, dst, stride_, dilation, before_, after_, attributes);
       add_constants(desc.weights_desc());
       finish<dnnl::convolution_forward>(*plan, desc);
     }
@@ -100,7 +105,8 @@ class Conv final : public Kernel {
   int64_t input_zero_point() const { return spec_.qparams("input")->zero_point; }
 
   bool is_padded() const {
-    return transposed_ || std::any_of(padding_.begin(), padding_.end(), [](int64_t p) { return p != 0; });
+    const memory::dims none(stride_.size(), 0);
+    return transposed_ || before_ != none || after_ != none;
   }
 
   int64_t extent(size_t i) const {
@@ -112,10 +118,11 @@ class Conv final : public Kernel {
     const auto extra = transposed_ ? spec_.ints("output_padding") : std::vector<int64_t>(stride_.size(), 0);
     for (size_t i = 0; i < stride_.size(); ++i) {
       const int64_t size = input[i + 2];
-      const int64_t given = transposed_ ? (size - 1) * stride_[i] - 2 * padding_[i] + extent(i) + extra[i]
-                                        : (size + 2 * padding_[i] >= extent(i)
-                                               ? (size + 2 * padding_[i] - extent(i)) / stride_[i] + 1
-                                               : 0);
+      const int64_t padding = before_[i] + after_[i];
+      const int64_t room = size + padding - extent(i);
+      const int64_t given = transposed_ ? (size - 1) * stride_[i] - padding + extent(i) + extra[i]
+                            : room >= 0 ? room / stride_[i] + 1
+                                        : 0;
       TORCH_CHECK(given > 0, "jitquant::", name(), ": an input of ", input,
                   " is smaller than the kernel; give it a larger one");
       sizes.push_back(given);
@@ -123,10 +130,11 @@ class Conv final : public Kernel {
     return sizes;
   }
 
-  memory::dims padding_after(c10::IntArrayRef input, const std::vector<int64_t>& output) const {
+  // What oneDNN takes from the end of a transposed convolution's result.
+  memory::dims cut_off(c10::IntArrayRef input, const std::vector<int64_t>& output) const {
     memory::dims after;
     for (size_t i = 0; i < stride_.size(); ++i) {
-      after.push_back((input[i + 2] - 1) * stride_[i] + extent(i) - output[i + 2] - padding_[i]);
+      after.push_back((input[i + 2] - 1) * stride_[i] + extent(i) - output[i + 2] - before_[i]);
     }
     return after;
   }
@@ -164,7 +172,8 @@ class Conv final : public Kernel {
   }
 
   const std::vector<int64_t> stride_;
-  const std::vector<int64_t> padding_;
+  memory::dims before_;  // padding of each dimension of space
+  memory::dims after_;
   const std::vector<int64_t> dilation_;
   const int64_t groups_;
   const bool transposed_;

@@ -133,8 +133,13 @@ KernelPtr mean_prepack(const Ints& dim, bool keepdim, double input_scale, int64_
   return make_kernel(std::move(spec));
 }
 
-KernelPtr quantize_prepack(double scale, int64_t zero_point) {
+KernelPtr quantize_prepack(double scale, int64_t zero_point, const std::optional<Ints>& padding) {
   Spec spec = new_spec("quantize", "");
+  if (padding) {
+    TORCH_CHECK(padding->size() == 4, "jitquant::quantize_prepack: the padding is ", *padding,
+                " and has to be four numbers (top, left, bottom, right)");
+    spec.set("padding", *padding);
+  }
   spec.set("output", QParams{scale, zero_point});
   return make_kernel(std::move(spec));
 }
@@ -246,7 +251,8 @@ TORCH_LIBRARY(jitquant, library) {
                made)
                   .c_str(),
               mean_prepack);
-  library.def(("quantize_prepack(float scale, int zero_point)" + made).c_str(), quantize_prepack);
+  library.def(("quantize_prepack(float scale, int zero_point, int[]? padding=None)" + made).c_str(),
+              quantize_prepack);
   library.def(("dequantize_prepack(float scale, int zero_point)" + made).c_str(), dequantize_prepack);
   library.def(
       ("cat_prepack(int dim, float[] input_scales, int[] input_zero_points, float? scale, int zero_point)" +

@@ -32,6 +32,7 @@ void interleave3_one_by_one(const uint8_t* planes, int64_t plane, uint8_t* out, 
 namespace plain {
 
 constexpr const char* kName = "loop:sse2";
+using Bytes = uint8_t __attribute__((vector_size(16)));
 
 struct Numbers {
   float value[16];
@@ -114,6 +115,7 @@ constexpr auto interleave3 = interleave3_one_by_one;
 namespace avx2 {
 
 constexpr const char* kName = "loop:avx2";
+using Bytes = uint8_t __attribute__((vector_size(32)));
 
 struct Numbers {
   __m256 low;
@@ -250,6 +252,7 @@ void interleave3(const uint8_t* planes, int64_t plane, uint8_t* out, int64_t cou
 namespace avx512 {
 
 constexpr const char* kName = "loop:avx512";
+using Bytes = uint8_t __attribute__((vector_size(64)));
 
 using Numbers = __m512;
 

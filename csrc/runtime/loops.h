@@ -1,6 +1,6 @@
 // Loops over bytes for what oneDNN computes slowly or not at all: it has no fast kernel that repeats an 8-bit
-// operand, looks bytes up or joins tensors. Each loop exists once for each instruction set; the best one that
-// the processor has, and that ONEDNN_MAX_CPU_ISA allows, is taken.
+// operand, looks bytes up, joins tensors or finds the highest of some. Each loop exists once for each
+// instruction set; the best one that the processor has, and that ONEDNN_MAX_CPU_ISA allows, is taken.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,15 @@ struct Loops {
   // exp(in - max(in)) over its sum, for each row; then times factor, plus shift. Scratch: one row.
   void (*softmax)(const float* in, uint8_t* out, int64_t rows, int64_t columns, float factor, float shift,
                   float* scratch);
+  // For each window, `step` bytes behind the one before: the highest of its lines, byte by byte, where lines
+  // are `columns` apart and that long.
+  void (*highest)(const uint8_t* in, uint8_t* out, int64_t windows, int64_t step, int64_t lines,
+                  int64_t columns);
+  // The sum of each column times factor, plus shift. Exact for up to 65,536 rows.
+  void (*sum_columns)(const uint8_t* in, uint8_t* out, int64_t rows, int64_t columns, float factor,
+                      float shift);
+  void (*sum_columns_to_float)(const uint8_t* in, float* out, int64_t rows, int64_t columns, float factor,
+                               float shift);
   // Three planes, pixel by pixel.
   void (*interleave3)(const uint8_t* planes, int64_t plane, uint8_t* out, int64_t count);
 };

@@ -116,6 +116,48 @@ void softmax(const float* in, uint8_t* out, int64_t rows, int64_t columns, float
   }
 }
 
+// What is left at the end is done a second time.
+template <typename Vector>
+inline void highest_of_lines(const uint8_t* in, uint8_t* out, int64_t lines, int64_t columns) {
+  constexpr auto kWidth = static_cast<int64_t>(sizeof(Vector));
+  for (int64_t i = 0; i < columns; i += kWidth) {
+    const int64_t at = i + kWidth <= columns ? i : columns - kWidth;
+    Vector found;
+    std::memcpy(&found, in + at, sizeof(found));
+    for (int64_t line = 1; line < lines; ++line) {
+      Vector other;
+      std::memcpy(&other, in + line * columns + at, sizeof(other));
+      found = found > other ? found : other;
+    }
+    std::memcpy(out + at, &found, sizeof(found));
+  }
+}
+
+void highest(const uint8_t* in, uint8_t* out, int64_t windows, int64_t step, int64_t lines, int64_t columns) {
+  using Sixteen = uint8_t __attribute__((vector_size(16)));
+  for (int64_t window = 0; window < windows; ++window, in += step, out += columns) {
+    if (columns >= static_cast<int64_t>(sizeof(Bytes))) {
+      highest_of_lines<Bytes>(in, out, lines, columns);
+    } else if (columns >= 16) {
+      highest_of_lines<Sixteen>(in, out, lines, columns);
+    } else {
+      highest_of_lines<uint8_t>(in, out, lines, columns);
+    }
+  }
+}
+
+template <typename Out>
+void sum_columns_to(const uint8_t* in, Out* out, int64_t rows, int64_t columns, float factor, float shift) {
+  const Numbers one = spread(1.0F);
+  by_sixteen(columns, [&](int64_t i, int n) {
+    Numbers sum = spread(0.0F);
+    for (int64_t row = 0; row < rows; ++row) {
+      sum = times_plus(load(in + row * columns + i, n), one, sum);
+    }
+    store(times_plus(sum, spread(factor), spread(shift)), out + i, n);
+  });
+}
+
 const Loops all = {kName,
                    quantize,
                    look_up,
@@ -124,4 +166,7 @@ const Loops all = {kName,
                    bilinear_to<uint8_t>,
                    bilinear_to<float>,
                    softmax,
+                   highest,
+                   sum_columns_to<uint8_t>,
+                   sum_columns_to<float>,
                    interleave3};

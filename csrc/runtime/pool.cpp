@@ -1,6 +1,7 @@
 // pool: maximum or average over windows. mean: over whole dimensions. All commute with the scale, so the
 // integers keep it.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "csrc/runtime/onednn.h"
 
@@ -54,7 +55,17 @@ class Pool final : public Kernel {
     if (c10::multiply_integers(plan->sizes) == 0) {
       return plan;
     }
-    dnnl::primitive_attr attributes = new_attributes();
+    const bool dilated =
+        std::any_of(dilation_.begin(), dilation_.end(), [](int64_t step) { return step > 1; });
+    if (algorithm() == dnnl::algorithm::pooling_max && window_.size() < 3 && !dilated) {
+      // oneDNN takes several times as long.
+      plan->implementation = loops().name;
+      plan->loop = [this, sizes = plan->sizes](Tensors given, void* out) {
+        write_highest(given[0], sizes, static_cast<uint8_t*>(out));
+      };
+      return plan;
+    }
+    const dnnl::primitive_attr attributes = new_attributes();
     plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(input, at::kByte, Layout::ChannelsLast));
     plan->output.second = desc_of(plan->sizes, at::kByte, Layout::ChannelsLast);
     finish<dnnl::pooling_forward>(
@@ -70,6 +81,33 @@ class Pool final : public Kernel {
     }
     return spec_.has("count_include_pad") ? dnnl::algorithm::pooling_avg_include_padding
                                           : dnnl::algorithm::pooling_avg_exclude_padding;
+  }
+
+  // First over the lines of a window, then along the line that this gave. Zeros around it win nowhere.
+  void write_highest(const at::Tensor& input, const std::vector<int64_t>& output, uint8_t* out) const {
+    const bool flat = window_.size() == 1;
+    const int64_t channels = input.size(1);
+    const int64_t height = flat ? 1 : input.size(2);
+    const int64_t line = input.size(-1) * channels;
+    const int64_t windows = output.back();
+    const int64_t windows_down = flat ? 1 : output[2];
+    const int64_t rows = flat ? 1 : window_[0];
+    const int64_t begin = padding_.back() * channels;
+    const int64_t end = ((windows - 1) * stride_.back() + window_.back()) * channels;
+    const auto* in = input.const_data_ptr<uint8_t>();
+    at::parallel_for(0, output[0] * windows_down, std::max<int64_t>(kGrain / (rows * line), 1),
+                     [&](int64_t first, int64_t last) {
+                       std::vector<uint8_t> scratch(static_cast<size_t>(std::max(begin + line, end)));
+                       for (int64_t i = first; i < last; ++i) {
+                         const int64_t top = flat ? 0 : i % windows_down * stride_[0] - padding_[0];
+                         const int64_t from = std::max<int64_t>(top, 0);
+                         const int64_t to = std::min(top + rows, height);
+                         const uint8_t* image = in + i / windows_down * height * line;
+                         loops().highest(image + from * line, scratch.data() + begin, 1, 0, to - from, line);
+                         loops().highest(scratch.data(), out + i * windows * channels, windows,
+                                         stride_.back() * channels, window_.back(), channels);
+                       }
+                     });
   }
 
   const std::vector<int64_t> window_;
@@ -172,6 +210,11 @@ class Mean final : public Kernel {
     }
     plan->layout = layout_of(inputs[0]);
     const bool keep = spec_.has("keepdim");
+    const auto columns = columns_of(input, goes, covers_space && plan->layout == Layout::ChannelsLast);
+    if (columns && !(covers_space && spec_.has("output"))) {
+      add_loop(*plan, *columns);
+      return plan;
+    }
     if (!spec_.has("output")) {
       plan->compute = [this, keep, params = *spec_.qparams("input")](Tensors given) {
         return numbers_of(given[0].to(at::kFloat).mean(axes_, keep), params);
@@ -189,6 +232,61 @@ class Mean final : public Kernel {
   }
 
  private:
+  // In the order of memory: [outer, rows, inner], of which the rows are averaged.
+  struct Columns {
+    int64_t outer = 1;
+    int64_t rows = 1;
+    int64_t inner = 1;
+  };
+
+  // Nothing where what is averaged does not lie like that, or where there are no columns.
+  static std::optional<Columns> columns_of(const at::Tensor& input, const std::vector<bool>& goes,
+                                           bool space_comes_first) {
+    Columns found;
+    if (space_comes_first) {
+      found = {input.size(0), input.numel() / (input.size(0) * input.size(1)), input.size(1)};
+    } else if (!input.is_contiguous()) {
+      return std::nullopt;
+    } else {
+      for (size_t i = 0; i < goes.size(); ++i) {
+        const int64_t size = input.sizes()[i];
+        if (goes[i] && found.inner > 1) {
+          return std::nullopt;
+        }
+        (goes[i] ? found.rows : found.rows > 1 ? found.inner : found.outer) *= size;
+      }
+    }
+    const bool sums_are_exact = found.rows <= 65536;
+    return found.inner > 1 && sums_are_exact ? std::optional(found) : std::nullopt;
+  }
+
+  void add_loop(Plan& plan, const Columns& columns) const {
+    const auto [outer, rows, inner] = columns;
+    const auto params = *spec_.qparams("input");
+    const bool rounds = spec_.has("output");
+    const double scale = rounds ? 1 : params.scale;
+    const auto factor = static_cast<float>(scale / static_cast<double>(rows));
+    const auto shift = rounds ? 0.0F : static_cast<float>(-scale * static_cast<double>(params.zero_point));
+    plan.dtype = rounds ? at::kByte : at::kFloat;
+    plan.layout = Layout::Contiguous;
+    plan.implementation = loops().name;
+    plan.loop = [=](Tensors given, void* out) {
+      const auto* in = given[0].const_data_ptr<uint8_t>();
+      at::parallel_for(
+          0, outer, std::max<int64_t>(kGrain / (rows * inner), 1), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+              const uint8_t* from = in + i * rows * inner;
+              if (rounds) {
+                loops().sum_columns(from, static_cast<uint8_t*>(out) + i * inner, rows, inner, factor, shift);
+              } else {
+                loops().sum_columns_to_float(from, static_cast<float*>(out) + i * inner, rows, inner, factor,
+                                             shift);
+              }
+            }
+          });
+    };
+  }
+
   const std::vector<int64_t> axes_;
 };
 

@@ -1,4 +1,6 @@
-// quantize and dequantize: between float and integers, joined with the change of layout.
+// quantize and dequantize: between float and integers, joined with the change of layout and with padding.
+#include <cstring>
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -28,12 +30,16 @@ class Quantize final : public Kernel {
     const at::Tensor& input = inputs[0];
     plan->sizes = input.sizes().vec();
     plan->layout = input.dim() > 3 ? Layout::ChannelsLast : layout_of(input);
+    const bool moves = plan->layout == Layout::ChannelsLast && input.is_contiguous() && input.size(1) > 1 &&
+                       input.numel() > input.size(0) * input.size(1);
+    if (spec_.has("padding")) {
+      add_padded(*plan, moves);
+      return plan;
+    }
     if (input.numel() == 0) {
       return plan;
     }
     plan->implementation = loops().name;
-    const bool moves = plan->layout == Layout::ChannelsLast && input.is_contiguous() && input.size(1) > 1 &&
-                       input.numel() > input.size(0) * input.size(1);
     if (moves) {
       plan->loop = [this](Tensors given, void* out) {
         to_channels_last(given[0], static_cast<uint8_t*>(out));
@@ -42,8 +48,7 @@ class Quantize final : public Kernel {
       plan->loop = [this](Tensors given, void* out) {
         const auto* in = given[0].const_data_ptr<float>();
         at::parallel_for(0, given[0].numel(), kGrain, [&](int64_t begin, int64_t end) {
-          loops().quantize(in + begin, static_cast<uint8_t*>(out) + begin, end - begin, inverse_scale_,
-                           zero_point_);
+          round(in + begin, static_cast<uint8_t*>(out) + begin, end - begin);
         });
       };
     }
@@ -51,6 +56,23 @@ class Quantize final : public Kernel {
   }
 
  private:
+  void round(const float* in, uint8_t* out, int64_t count) const {
+    loops().quantize(in, out, count, inverse_scale_, zero_point_);
+  }
+
+  // `count` pixels from each plane. Scratch: a byte for each of their channels.
+  void move_pixels(const float* in, int64_t plane, uint8_t* out, int64_t count, int64_t channels,
+                   uint8_t* scratch) const {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      round(in + channel * plane, scratch + channel * count, count);
+    }
+    if (channels == 3) {
+      loops().interleave3(scratch, count, out, count);
+    } else {
+      transpose(scratch, count, out, channels, count);
+    }
+  }
+
   // Piece by piece, small enough for a cache: all planes become bytes, which then change places.
   void to_channels_last(const at::Tensor& input, uint8_t* out) const {
     const auto* in = input.const_data_ptr<float>();
@@ -60,23 +82,56 @@ class Quantize final : public Kernel {
     const int64_t pieces = (plane + piece - 1) / piece;
     const int64_t grain = std::max<int64_t>(kGrain / (piece * channels), 1);
     at::parallel_for(0, input.size(0) * pieces, grain, [&](int64_t begin, int64_t end) {
-      std::vector<uint8_t> bytes(static_cast<size_t>(piece * channels));
+      std::vector<uint8_t> scratch(static_cast<size_t>(piece * channels));
       for (int64_t i = begin; i < end; ++i) {
         const int64_t image = i / pieces;
         const int64_t first = i % pieces * piece;
-        const int64_t count = std::min(piece, plane - first);
-        for (int64_t channel = 0; channel < channels; ++channel) {
-          loops().quantize(in + (image * channels + channel) * plane + first, bytes.data() + channel * piece,
-                           count, inverse_scale_, zero_point_);
-        }
-        uint8_t* to = out + (image * plane + first) * channels;
-        if (channels == 3) {
-          loops().interleave3(bytes.data(), piece, to, count);
-        } else {
-          transpose(bytes.data(), piece, to, channels, count);
-        }
+        move_pixels(in + image * channels * plane + first, plane, out + (image * plane + first) * channels,
+                    std::min(piece, plane - first), channels, scratch.data());
       }
     });
+  }
+
+  // Images within a frame of the integer that stands for zero.
+  void add_padded(Plan& plan, bool moves) const {
+    const auto frame = spec_.ints("padding");  // top, left, bottom, right
+    TORCH_CHECK(
+        plan.sizes.size() == 4, "jitquant::quantize: the input has ", plan.sizes.size(),
+        " dimensions and 4 are needed (batch, channels, height, width); call unsqueeze(0) for a batch "
+        "of one");
+    const int64_t height = plan.sizes[2];
+    const int64_t width = plan.sizes[3];
+    plan.sizes[2] += frame[0] + frame[2];
+    plan.sizes[3] += frame[1] + frame[3];
+    if (c10::multiply_integers(plan.sizes) == 0) {
+      return;
+    }
+    plan.implementation = loops().name;
+    plan.loop = [=, this, sizes = plan.sizes](Tensors given, void* out) {
+      const auto* in = given[0].const_data_ptr<float>();
+      const int64_t channels = sizes[1];
+      const int64_t line = sizes[3] * channels;
+      at::parallel_for(0, sizes[0] * sizes[2], std::max<int64_t>(kGrain / line, 1),
+                       [&](int64_t begin, int64_t end) {
+                         std::vector<uint8_t> scratch(static_cast<size_t>(width * channels));
+                         for (int64_t i = begin; i < end; ++i) {
+                           uint8_t* to = static_cast<uint8_t*>(out) + i * line;
+                           const int64_t image = i / sizes[2];
+                           const int64_t row = i % sizes[2] - frame[0];
+                           std::memset(to, zero_point_, static_cast<size_t>(line));
+                           if (row < 0 || row >= height) {
+                             continue;
+                           }
+                           to += frame[1] * channels;
+                           if (moves) {
+                             move_pixels(in + (image * channels * height + row) * width, height * width, to,
+                                         width, channels, scratch.data());
+                           } else {
+                             round(in + (image * height + row) * width * channels, to, width * channels);
+                           }
+                         }
+                       });
+    };
   }
 
   float inverse_scale_;
