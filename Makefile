@@ -20,14 +20,14 @@ CPP_TUTORIAL := $(wildcard tutorials/*/*.cpp tutorials/*/*.h)
 .PHONY: help demo test lint format bench sanitize build clean
 
 help:
-	@echo "make demo    quantize EfficientNet-Lite0 and show what came of it"
-	@echo "make test    run the tests                    (ARGS=... goes to pytest)"
-	@echo "make lint    ruff, mypy and clang-format, changing nothing"
-	@echo "make format  let ruff and clang-format rewrite what they can"
-	@echo "make bench   measure jitquant beside its peers (table, picture and JSON in $(OUT)/; ARGS=--quick, --help)"
-	@echo "make sanitize run the tests of the op library under the address sanitizer"
-	@echo "make build   compile the extension into .venv"
-	@echo "make clean   remove what was built; .venv and its packages stay"
+	@echo "make demo      quantize EfficientNet-Lite0 and show what came of it"
+	@echo "make test      run the tests                    (ARGS=... goes to pytest)"
+	@echo "make lint      ruff, mypy and clang-format, changing nothing"
+	@echo "make format    let ruff and clang-format rewrite what they can"
+	@echo "make bench     measure jitquant beside its peers (table, picture and JSON in $(OUT)/; ARGS=--quick, --help)"
+	@echo "make sanitize  run the tests of the op library under the address sanitizer"
+	@echo "make build     compile the extension into .venv"
+	@echo "make clean     remove what was built; .venv and its packages stay"
 
 demo: $(STAMPS)/extension $(STAMPS)/extra-demo
 	@$(PY) tutorials/demo.py
