@@ -110,7 +110,7 @@ class Inserter {
         return;
       }
       const size_t index = *node->schema().argumentIndexWithName(*row.weight);
-      node->replaceInput(index, observe(node, weight, observers.weight, node));
+      node->replaceInput(index, observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
     }
     for (const auto& slot : slots) {
       if (integer_.count(slot.value()) == 0) {
@@ -127,6 +127,15 @@ class Inserter {
       end = clamp->output();
     }
     observe_all_uses(end, observers.activation, node);
+  }
+
+  // Transposed convolutions have their output channels elsewhere than an observer expects.
+  static Module along_axis(const Module& prototype, int64_t axis) {
+    Module copy = prototype.deepcopy();
+    if (axis != 0 && copy.hasattr("ch_axis")) {
+      copy.setattr("ch_axis", axis);
+    }
+    return copy;
   }
 
   void observe_all_uses(Value* value, const Module& prototype, Node* origin) {

@@ -62,7 +62,15 @@ KernelPtr conv_prepack(const at::Tensor& weight, const at::Tensor& weight_scales
   set_other(spec, sum, other_scale, other_zero_point);
   if (output_padding) {
     spec.set("output_padding", *output_padding);
+    // A transposed weight is [input, output of one group, ...]: the groups share the scales.
+    if (weight_scales.numel() > 1 && weight_scales.numel() == weight.size(1)) {
+      spec.tensors[1] = spec.tensors[1].repeat({groups});
+    }
   }
+  const int64_t channels = output_padding ? weight.size(1) * groups : weight.size(0);
+  TORCH_CHECK(spec.tensors[1].numel() == 1 || spec.tensors[1].numel() == channels,
+              "jitquant::conv_prepack: there are ", spec.tensors[1].numel(), " scales of the weight for ", channels,
+              " output channels; give one, or one for each");
   return make_kernel(std::move(spec));
 }
 
