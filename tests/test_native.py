@@ -130,6 +130,28 @@ def test_resampling_is_integer(mode: str, options: dict[str, object]) -> None:
         assert sqnr(model(images), quantized(images)) > 30
 
 
+@needs_native
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("channels", "features"), [(8, 8), (8, 12)])
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_transposed_convolutions_have_a_scale_for_each_output_channel(
+    dimensions: int, channels: int, features: int, groups: int
+) -> None:
+    """Test that weights whose channels differ forty times in size are not quantized along their inputs."""
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+    transposed = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dimensions]
+    up = transposed(channels, features, 3, stride=2, padding=1, output_padding=1, groups=groups)
+    with torch.no_grad():
+        up.weight *= torch.linspace(0.1, 4, features // groups).view(1, -1, *[1] * dimensions)
+    network = nn.Sequential(conv(3, channels, 3), up, nn.ReLU(), conv(features, 4, 1)).eval()
+    x = torch.randn(2, 3, *[8] * dimensions)
+    quantized = jitquant.quantize_jit(torch.jit.script(network), WHOLE, lambda m: m(x), [], target="native")
+    kinds = [node.kind() for node in quantized.graph.nodes()]
+    assert "jitquant::conv_transpose" in kinds
+    assert sqnr(network(x), quantized(x)) > 30
+    assert torch.equal(saved_and_loaded(quantized)(x), quantized(x))
+
+
 class Attention(nn.Module):
     """A layer of a transformer, its norms before or behind what they normalize."""
 

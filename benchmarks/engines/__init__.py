@@ -57,6 +57,8 @@ class Engine:
     def warm_imports(self, module: str) -> None:
         """Import what the engine needs, so that the clock does not see it."""
         self._module(module)
+        if "library" in self.options:
+            importlib.import_module(self.options["library"])
 
     @staticmethod
     def _module(name: str) -> Any:

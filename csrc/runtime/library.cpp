@@ -69,8 +69,8 @@ KernelPtr conv_prepack(const at::Tensor& weight, const at::Tensor& weight_scales
   }
   const int64_t channels = output_padding ? weight.size(1) * groups : weight.size(0);
   TORCH_CHECK(spec.tensors[1].numel() == 1 || spec.tensors[1].numel() == channels,
-              "jitquant::conv_prepack: there are ", spec.tensors[1].numel(), " scales of the weight for ", channels,
-              " output channels; give one, or one for each");
+              "jitquant::conv_prepack: there are ", spec.tensors[1].numel(), " scales of the weight for ",
+              channels, " output channels; give one, or one for each");
   return make_kernel(std::move(spec));
 }
 
