@@ -63,12 +63,20 @@ std::vector<OpRow> make_table() {
       weighted("aten::conv_transpose3d.input", 1),
       // Arithmetic on activations.
       binary("aten::add.Tensor"),
+      binary("aten::sub.Tensor"),
       binary("aten::mul.Tensor"),
+      observed("aten::add.Scalar"),
+      observed("aten::sub.Scalar"),
+      observed("aten::rsub.Scalar"),
+      observed("aten::mul.Scalar"),
+      observed("aten::div.Scalar"),
       observed("aten::cat", "tensors"),
       // Activation functions with a range of their own.
       observed("aten::hardswish"),
       observed("aten::leaky_relu"),
       observed("aten::elu"),
+      observed("aten::celu"),
+      {.op = "aten::prelu", .activations = {"self"}, .weight = "weight", .output = Output::Observed},
       fixed("aten::sigmoid", 1.0 / 256, 0),
       fixed("aten::hardsigmoid", 1.0 / 256, 0),
       fixed("aten::tanh", 2.0 / 256, 128),
@@ -80,10 +88,15 @@ std::vector<OpRow> make_table() {
       {.op = "aten::matmul", .activations = {"self", "other"}, .output = Output::Observed},
       fixed("aten::softmax.int", 1.0 / 256, 0),
       observed("aten::layer_norm", "input"),
+      {.op = "aten::batch_norm", .activations = {"input"}, .output = Output::Observed, .absorbs_clamp = true},
+      observed("aten::group_norm", "input"),
+      observed("aten::instance_norm", "input"),
       observed("aten::gelu"),
       observed("aten::silu"),
       // Padding with zero.
       same("aten::constant_pad_nd"),
+      moves("aten::reflection_pad1d"),
+      moves("aten::reflection_pad2d"),
       // Pooling and resampling.
       same("aten::max_pool1d"),
       same("aten::max_pool2d"),
@@ -116,8 +129,38 @@ std::vector<OpRow> make_table() {
       moves("aten::slice.Tensor"),
       moves("aten::select.int"),
       moves("aten::channel_shuffle"),
+      moves("aten::pixel_shuffle"),
+      moves("aten::pixel_unshuffle"),
+      moves("aten::squeeze.dims"),
+      moves("aten::unflatten.int"),
+      moves("aten::movedim.int"),
+      moves("aten::movedim.intlist"),
+      moves("aten::narrow"),
+      moves("aten::expand"),
+      moves("aten::expand_as"),
+      moves("aten::repeat"),
+      moves("aten::tile"),
+      moves("aten::repeat_interleave.self_int"),
+      moves("aten::unbind.int"),
+      moves("aten::unfold"),
+      moves("aten::flip"),
+      moves("aten::roll"),
+      moves("aten::diagonal"),
+      moves("aten::index_select"),
+      moves("aten::index.Tensor"),
+      moves("aten::gather"),
       moves("aten::contiguous"),
       moves("aten::clone"),
+      // The order of integers is that of what they stand for.
+      moves("aten::max"),
+      moves("aten::min"),
+      moves("aten::max.dim"),
+      moves("aten::min.dim"),
+      moves("aten::amax"),
+      moves("aten::amin"),
+      moves("aten::topk"),
+      moves("aten::sort"),
+      moves("aten::sort.stable"),
   };
 }
 
@@ -197,6 +240,9 @@ std::vector<ActivationSlot> activation_slots(Node* node, const OpRow& row) {
 }
 
 std::vector<Value*> tensor_outputs(Node* node) {
+  if (node->outputs().size() > 1 && find_row(node) != nullptr) {
+    return {node->outputs()[0]};  // values first, then the places where they were
+  }
   if (node->outputs().size() != 1) {
     return {};
   }

@@ -54,8 +54,8 @@ struct ActivationSlot {
 // The activation slots of a node with that row; empty where a list comes from elsewhere or has other users.
 std::vector<ActivationSlot> activation_slots(torch::jit::Node* node, const OpRow& row);
 
-// The tensors that a node gives: its output, or those its list of outputs is taken apart into. Empty where
-// the list goes elsewhere.
+// The tensors that a node gives: its output (the first, of an op in the table), or those its list of outputs
+// is taken apart into. Empty where the list goes elsewhere.
 std::vector<torch::jit::Value*> tensor_outputs(torch::jit::Node* node);
 
 // Whether the op is told to give another dtype than it takes, as mean(dtype=...) is: then it stays float.

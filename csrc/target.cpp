@@ -87,7 +87,9 @@ bool covers_arguments(const IntegerForm& form, const Node* node) {
   }
   const auto& arguments = node->schema().arguments();
   for (size_t i = 0; i < arguments.size(); ++i) {
-    if (std::find(used.begin(), used.end(), arguments[i].name()) != used.end()) {
+    const auto& name = arguments[i].name();
+    if (std::find(used.begin(), used.end(), name) != used.end() ||
+        std::find(form.ignores.begin(), form.ignores.end(), name) != form.ignores.end()) {
       continue;
     }
     auto given = constant_of(node->input(i));
@@ -129,6 +131,13 @@ const IntegerForm* find_form(const Target& target, const OpRow& row) {
     }
   }
   return nullptr;
+}
+
+bool has_statistics(const Context& context, const Lowering& lowering) {
+  auto training = constant_of(lowering.node->namedInput("training"));
+  return training && !training->toBool() &&
+         context.static_tensor(lowering.node->namedInput("running_mean")) &&
+         context.static_tensor(lowering.node->namedInput("running_var"));
 }
 
 bool runs_as_it_is(const Target& target, const OpRow& row) {

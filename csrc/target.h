@@ -31,7 +31,8 @@ struct Lowering {
 //                                      tensors; None and 0 where it is float,
 //   $weight_scales, $weight_zero_points
 //   $activation                        the elementwise function in words, such as "clip,0,6", or "",
-//   $sum, $other, $other_scale …       "copy" where an add follows, else "", and its other operand.
+//   $sum, $other, $other_scale …       "copy" where an add follows, else "", and its other operand,
+//   $number                            of arithmetic with a number: that, as a quantized tensor.
 // An argument of the float op that the recipe does not take must have its default value, else the op stays
 // float.
 struct IntegerForm {
@@ -42,10 +43,13 @@ struct IntegerForm {
   // Whether this form is meant for this node; the first form that is wins.
   bool (*suits)(const Context&, const Lowering&) = nullptr;
   const char* reason = "";
-  bool takes_activation = false;  // any elementwise function behind it is part of it
-  bool is_activation = false;     // it is such a function itself: $activation says which
-  bool takes_float = false;       // its inputs may be float
-  bool gives_float = false;       // its output may be float
+  bool takes_activation = false;          // any elementwise function behind it is part of it
+  bool is_activation = false;             // it is such a function itself: $activation says which
+  bool takes_float = false;               // its inputs may be float
+  bool gives_float = false;               // its output may be float
+  bool only_among_integers = false;       // nothing is quantized for its sake
+  bool per_tensor_weight = false;         // its weight has one scale
+  std::vector<std::string> ignores = {};  // arguments that may have other than their default values
 };
 
 // A column of the op table.
@@ -77,6 +81,12 @@ const IntegerForm* find_form(const Target& target, const OpRow& row);
 // its own where ATen runs it on the target's integers as it is.
 bool has_integer_form(const Target& target, const OpRow& row);
 bool runs_as_it_is(const Target& target, const OpRow& row);
+
+// Whether a batch norm uses the statistics that it holds.
+bool has_statistics(const Context& context, const Lowering& lowering);
+
+// Of arithmetic with a number: factor and shift. Nothing where the number is not known, or not finite.
+std::optional<std::pair<double, double>> linear_of(const torch::jit::Node* node);
 
 // The words for an elementwise function that a kernel can do behind what it computes, or nothing.
 std::optional<std::string> activation_words(const torch::jit::Node* node);

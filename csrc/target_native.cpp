@@ -1,6 +1,8 @@
 // The `native` target: plain uint8 tensors and jitquant's own ops, which hold oneDNN primitives.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <limits>
 
 #include <ATen/ATen.h>
 
@@ -42,19 +44,10 @@ const std::map<std::string, std::string>& plain_words() {
 
 bool is_number(const Node* node, const char* name) { return scalar(node, name).has_value(); }
 
-// A product with, or a quotient by, a number.
 std::optional<std::string> linear_words(const Node* node) {
-  const auto* schema = node->maybeSchema();
-  const bool multiplies = node->kind() == c10::aten::mul;
-  if (schema == nullptr || (!multiplies && node->kind() != c10::aten::div) || node->inputs().size() != 2 ||
-      !is_number(node, "other")) {
-    return std::nullopt;
-  }
-  const double other = *scalar(node, "other");
-  if (!multiplies && other == 0) {
-    return std::nullopt;
-  }
-  return "linear," + number(multiplies ? other : 1 / other) + ",0";
+  auto linear = linear_of(node);
+  return linear ? std::optional("linear," + number(linear->first) + "," + number(linear->second))
+                : std::nullopt;
 }
 
 std::string conv_recipe(const std::string& run, const std::string& output_padding) {
@@ -77,7 +70,7 @@ std::string binary_recipe(const std::string& name) {
          "', $self_scale, $self_zero_point, $other_scale, $other_zero_point, $scale, $zero_point, "
          "$activation);"
          "jitquant::" +
-         name + "(self, other, kernel)";
+         (name == "sub" ? "add" : name) + "(self, other, kernel)";
 }
 
 IntegerForm binary_form(const std::string& op, const std::string& name) {
@@ -145,6 +138,7 @@ std::vector<IntegerForm> make_forms() {
                    .takes_activation = true,
                    .gives_float = true});
   forms.push_back(binary_form("aten::add.Tensor", "add"));
+  forms.push_back(binary_form("aten::sub.Tensor", "sub"));
   forms.push_back(binary_form("aten::mul.Tensor", "mul"));
   forms.push_back(binary_form("aten::matmul", "matmul"));
   forms.push_back({.op = "aten::cat",
@@ -171,13 +165,31 @@ std::vector<IntegerForm> make_forms() {
                    .takes_float = true,
                    .gives_float = true});
   for (const char* op : {"relu", "hardtanh", "clamp", "hardswish", "silu", "sigmoid", "hardsigmoid", "tanh",
-                         "gelu", "leaky_relu", "elu"}) {
+                         "gelu", "leaky_relu", "elu", "celu"}) {
     forms.push_back({.op = std::string("aten::") + op,
                      .recipe = "kernel = jitquant::activation_prepack($self_scale, $self_zero_point, $scale,"
                                " $zero_point, $activation); jitquant::activation(self, kernel)",
                      .suits = gives_known_activation,
                      .is_activation = true});
   }
+  for (const char* op : {"add", "sub", "rsub", "mul", "div"}) {
+    forms.push_back({.op = std::string("aten::") + op + ".Scalar",
+                     .recipe = "kernel = jitquant::activation_prepack($self_scale, $self_zero_point, $scale,"
+                               " $zero_point, $activation); jitquant::activation(self, kernel)",
+                     .suits = gives_known_activation,
+                     .is_activation = true,
+                     .only_among_integers = true});
+  }
+  forms.push_back({.op = "aten::batch_norm",
+                   .recipe =
+                       "kernel = jitquant::batch_norm_prepack(weight, bias, running_mean, running_var, eps,"
+                       " $input_scale, $input_zero_point, $scale, $zero_point, $activation);"
+                       "jitquant::batch_norm(input, kernel)",
+                   .suits = has_statistics,
+                   .takes_activation = true,
+                   .gives_float = true,
+                   .only_among_integers = true,
+                   .ignores = {"training", "momentum", "cudnn_enabled"}});
   // ATen resamples bytes as they are: oneDNN rounds the nearest neighbour otherwise and knows no aligned
   // corners.
   for (const auto& [name, scales] :
@@ -205,6 +217,29 @@ bool runs(const std::string& /*engine*/, const Node* /*node*/) { return true; }
 
 }  // namespace
 
+std::optional<std::pair<double, double>> linear_of(const Node* node) {
+  const auto* schema = node->maybeSchema();
+  const bool known =
+      schema != nullptr && is_op(node, {"aten::add", "aten::sub", "aten::rsub", "aten::mul", "aten::div"});
+  if (!known || node->inputs().size() < 2 || !schema->argumentIndexWithName("other") ||
+      schema->argumentIndexWithName("rounding_mode")) {
+    return std::nullopt;
+  }
+  const double other = scalar(node, "other").value_or(std::numeric_limits<double>::quiet_NaN());
+  const double alpha = schema->argumentIndexWithName("alpha") ? scalar(node, "alpha").value_or(other) : 1;
+  std::pair<double, double> linear{1, 0};
+  if (is_op(node, "aten::mul")) {
+    linear.first = other;
+  } else if (is_op(node, "aten::div")) {
+    linear.first = 1 / other;
+  } else if (is_op(node, "aten::rsub")) {
+    linear = {-alpha, other};
+  } else {
+    linear.second = is_op(node, "aten::add") ? other * alpha : -other * alpha;
+  }
+  return std::isfinite(linear.first) && std::isfinite(linear.second) ? std::optional(linear) : std::nullopt;
+}
+
 std::optional<std::string> activation_words(const Node* node) {
   if (node->maybeSchema() == nullptr) {
     return std::nullopt;
@@ -226,6 +261,9 @@ std::optional<std::string> activation_words(const Node* node) {
       scalar(node, "input_scale") == 1.0) {
     return "elu," + number(*scalar(node, "alpha"));
   }
+  if (node->kind() == c10::aten::celu && scalar(node, "alpha") == 1.0) {
+    return "elu,1";
+  }
   if (node->kind() == c10::aten::gelu) {
     auto approximate = constant_of(node->namedInput("approximate"));
     return !approximate
@@ -236,17 +274,17 @@ std::optional<std::string> activation_words(const Node* node) {
 }
 
 const Target& native_target() {
-  static const Target target{
-      .name = "native",
-      .plain_integers = true,
-      .forms = forms,
-      .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
-                      "jitquant::activation_prepack", "jitquant::pool_prepack",
-                      "jitquant::adaptive_avg_pool_prepack", "jitquant::cat_prepack",
-                      "jitquant::mean_prepack", "jitquant::channel_shuffle_prepack",
-                      "jitquant::softmax_prepack", "jitquant::layer_norm_prepack",
-                      "jitquant::quantize_prepack", "jitquant::dequantize_prepack"},
-      .runs = runs};
+  static const Target target{.name = "native",
+                             .plain_integers = true,
+                             .forms = forms,
+                             .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack",
+                                             "jitquant::binary_prepack", "jitquant::activation_prepack",
+                                             "jitquant::pool_prepack", "jitquant::adaptive_avg_pool_prepack",
+                                             "jitquant::cat_prepack", "jitquant::mean_prepack",
+                                             "jitquant::channel_shuffle_prepack", "jitquant::softmax_prepack",
+                                             "jitquant::layer_norm_prepack", "jitquant::batch_norm_prepack",
+                                             "jitquant::quantize_prepack", "jitquant::dequantize_prepack"},
+                             .runs = runs};
   return target;
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "csrc/graph_edit.h"
+#include "csrc/quantization_params.h"
 #include "csrc/target.h"
 
 namespace jitquant {
@@ -156,11 +157,109 @@ std::string plain_linear_recipe(const std::string& activation) {
          "aten::_make_per_tensor_quantized_tensor(result, $scale, $zero_point)";
 }
 
+// ATen packs transposed weights with one scale only.
+bool has_one_scale(const Context& context, const Lowering& lowering) {
+  const Node* weight = lowering.names.at("weight")->node();
+  const bool lacks_it = context.options.engine == "qnnpack" && is_op(lowering.node, "aten::conv_transpose3d");
+  return is_quantize(weight) && !lacks_it;
+}
+
+void add_transposed_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
+  const std::string conv = "quantized::conv_transpose" + dimensions + "d";
+  const std::string overload = dimensions == "1" ? "" : ".input";
+  forms.push_back({.op = "aten::conv_transpose" + dimensions + "d" + overload,
+                   .recipe = "packed = " + conv +
+                             "_prepack(weight, bias, stride, padding, output_padding, dilation, groups);" +
+                             conv + "(input, packed, $scale, $zero_point)",
+                   .suits = has_one_scale,
+                   .per_tensor_weight = true});
+}
+
+// What ATen only has for plain integers.
+void add_moves(std::vector<IntegerForm>& forms) {
+  for (const auto& [op, arguments] :
+       {std::pair<std::string, std::string>("aten::gather", "dim, index, sparse_grad"),
+        std::pair<std::string, std::string>("aten::roll", "shifts, dims"),
+        std::pair<std::string, std::string>("aten::amax", "dim, keepdim"),
+        std::pair<std::string, std::string>("aten::amin", "dim, keepdim")}) {
+    forms.push_back(
+        {.op = op,
+         .recipe = "plain = aten::int_repr(self); moved = " + op + "(plain, " + arguments +
+                   ");"
+                   "aten::_make_per_tensor_quantized_tensor(moved, $input_scale, $input_zero_point)"});
+  }
+}
+
+// The sums before a layer norm in a transformer have outliers: rounding them costs more than it gains.
+bool is_not_behind_a_sum(const Context& /*context*/, const Lowering& lowering) {
+  const Node* node = lowering.names.at("input")->node();
+  while (is_quantize(node) || node->kind() == c10::aten::dequantize) {
+    node = node->input(0)->node();
+  }
+  return !is_op(node, {"aten::add", "quantized::add", "quantized::add_relu"});
+}
+
+bool uses_own_statistics(const Context& /*context*/, const Lowering& lowering) {
+  auto own = constant_of(lowering.node->namedInput("use_input_stats"));
+  return own && own->toBool();
+}
+
+bool has_number(const Context& /*context*/, const Lowering& lowering) {
+  return lowering.names.count("$number") != 0;
+}
+
+void add_norms(std::vector<IntegerForm>& forms) {
+  const std::string batch_norm = "(input, weight, bias, running_mean, running_var, eps, $scale, $zero_point)";
+  forms.push_back({.op = "aten::batch_norm",
+                   .recipe = "quantized::batch_norm" + batch_norm,
+                   .relu_recipe = "quantized::batch_norm_relu" + batch_norm,
+                   .suits = has_statistics,
+                   .only_among_integers = true,
+                   .ignores = {"training", "momentum", "cudnn_enabled"}});
+  forms.push_back(
+      {.op = "aten::layer_norm",
+       .recipe = "quantized::layer_norm(input, normalized_shape, weight, bias, eps, $scale, $zero_point)",
+       .suits = is_not_behind_a_sum,
+       .only_among_integers = true});
+  forms.push_back(
+      {.op = "aten::group_norm",
+       .recipe = "quantized::group_norm(input, num_groups, weight, bias, eps, $scale, $zero_point)",
+       .only_among_integers = true});
+  forms.push_back(
+      {.op = "aten::instance_norm",
+       .recipe = "quantized::instance_norm(input, weight, bias, eps, $scale, $zero_point)",
+       .suits = uses_own_statistics,
+       .only_among_integers = true,
+       .ignores = {"running_mean", "running_var", "use_input_stats", "momentum", "cudnn_enabled"}});
+}
+
+void add_arithmetic_with_numbers(std::vector<IntegerForm>& forms) {
+  const std::string sum = "quantized::add(self, $number, $scale, $zero_point)";
+  const std::string product = "quantized::mul(self, $number, $scale, $zero_point)";
+  for (const auto& [op, recipe] :
+       {std::pair<std::string, std::string>("add", sum), std::pair<std::string, std::string>("sub", sum),
+        std::pair<std::string, std::string>(
+            "rsub",
+            "minus = quantized::mul_scalar(self, -1); quantized::add(minus, $number, $scale, $zero_point)"),
+        std::pair<std::string, std::string>("mul", product),
+        std::pair<std::string, std::string>("div", product)}) {
+    forms.push_back({.op = "aten::" + op + ".Scalar",
+                     .recipe = recipe,
+                     .suits = has_number,
+                     .only_among_integers = true,
+                     .ignores = {"other"}});
+  }
+}
+
 std::vector<IntegerForm> make_forms() {
   std::vector<IntegerForm> forms;
   for (const char* dimensions : {"1", "2", "3"}) {
     add_conv(forms, dimensions);
+    add_transposed_conv(forms, dimensions);
   }
+  add_moves(forms);
+  add_norms(forms);
+  add_arithmetic_with_numbers(forms);
   const std::string pack_linear = "packed = quantized::linear_prepack(weight, bias);";
   forms.insert(
       forms.end(),
@@ -178,11 +277,23 @@ std::vector<IntegerForm> make_forms() {
        {.op = "aten::mul.Tensor",
         .recipe = "quantized::mul(self, other, $scale, $zero_point)",
         .relu_recipe = "quantized::mul_relu(self, other, $scale, $zero_point)"},
+       {.op = "aten::sub.Tensor",
+        .recipe =
+            "minus = quantized::mul_scalar(other, -1); quantized::add(self, minus, $scale, $zero_point)",
+        .relu_recipe = "minus = quantized::mul_scalar(other, -1); quantized::add_relu(self, minus, $scale, "
+                       "$zero_point)"},
        {.op = "aten::cat", .recipe = "quantized::cat(tensors, dim, $scale, $zero_point)"},
        {.op = "aten::hardswish", .recipe = "quantized::hardswish(self, $scale, $zero_point)"},
        {.op = "aten::leaky_relu",
         .recipe = "quantized::leaky_relu(self, negative_slope, False, $scale, $zero_point)"},
        {.op = "aten::elu", .recipe = "quantized::elu(self, $scale, $zero_point, alpha, scale, input_scale)"},
+       {.op = "aten::celu", .recipe = "quantized::celu(self, $scale, $zero_point, alpha)"},
+       {.op = "aten::prelu",
+        .recipe = "quantized::prelu(self, weight, $scale, $zero_point)",
+        .per_tensor_weight = true},
+       {.op = "aten::softmax.int",
+        .recipe = "quantized::softmax(self, dim, $scale, $zero_point)",
+        .only_among_integers = true},
        {.op = "aten::sigmoid", .recipe = "quantized::sigmoid(self, $scale, $zero_point)"},
        // ATen's integer hardsigmoid and tanh have the fixed parameters of the op table built in.
        {.op = "aten::hardsigmoid", .recipe = "aten::hardsigmoid(self)"},
@@ -217,7 +328,9 @@ const Target& quantized_target() {
       .plain_integers = false,
       .forms = forms,
       .prepack_ops = {"quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack",
-                      "quantized::linear_prepack", "onednn::qconv_prepack", "onednn::qlinear_prepack"},
+                      "quantized::conv_transpose1d_prepack", "quantized::conv_transpose2d_prepack",
+                      "quantized::conv_transpose3d_prepack", "quantized::linear_prepack",
+                      "onednn::qconv_prepack", "onednn::qlinear_prepack"},
       .runs = runs};
   return target;
 }

@@ -209,6 +209,13 @@ class Fuser {
     return true;
   }
 
+  // A tensor that holds the number exactly.
+  static Value* quantized_number(double number, Node* before) {
+    const double scale = number == 0 ? 1 : std::abs(number);
+    return constant(before, at::quantize_per_tensor(at::scalar_tensor(number, at::kFloat), scale,
+                                                    number < 0 ? 1 : 0, at::kQUInt8));
+  }
+
   Lowering collect(const Chain& chain, const OpRow& row, const std::vector<ActivationSlot>& slots,
                    Node* quantize, Node* before) {
     Node* node = chain.op;
@@ -230,6 +237,9 @@ class Fuser {
         activation_words(node) && find_form(target_, row)->is_activation ? node : chain.activation;
     names["$activation"] =
         constant(before, activation == nullptr ? std::string() : activation_words(activation).value_or(""));
+    if (auto linear = linear_of(node)) {
+      names["$number"] = quantized_number(linear->second == 0 ? linear->first : linear->second, before);
+    }
     lowering.sum = chain.add != nullptr;
     names["$sum"] = constant(before, std::string(lowering.sum ? "copy" : ""));
     if (names.count("$other_scale") == 0) {

@@ -93,16 +93,23 @@ class Inserter {
            std::any_of(outputs.begin(), outputs.end(), [&](Value* output) { return writes_.touch(output); });
   }
 
+  bool are_integer(const std::vector<ActivationSlot>& slots) const {
+    return std::all_of(slots.begin(), slots.end(),
+                       [&](const auto& slot) { return integer_.count(slot.value()) != 0; });
+  }
+
   void pass_on(const std::vector<ActivationSlot>& slots, const std::vector<Value*>& outputs) {
-    const bool all = std::all_of(slots.begin(), slots.end(),
-                                 [&](const auto& slot) { return integer_.count(slot.value()) != 0; });
-    if (all) {
+    if (are_integer(slots)) {
       integer_.insert(outputs.begin(), outputs.end());
     }
   }
 
   void observe_op(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots,
                   const ObserverPair& observers) {
+    const IntegerForm* form = find_form(context_.target(), row);
+    if (form != nullptr && form->only_among_integers && !are_integer(slots)) {
+      return;
+    }
     if (row.weight) {
       Value* weight = node->namedInput(*row.weight);
       auto data = context_.static_tensor(weight);

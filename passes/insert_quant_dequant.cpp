@@ -117,7 +117,7 @@ class Inserter {
 
   void replace_observer(const Observed& observed) {
     Value* value = observed.call->input(1);
-    Value* result = observed.params ? quantize(observed.call, value, *observed.params) : value;
+    Value* result = observed.params ? quantize(observed.call, value, params_for_kernel(observed)) : value;
     observed.call->output()->replaceAllUsesWith(result);
     observed.call->destroy();
   }
@@ -145,6 +145,19 @@ class Inserter {
   int64_t count() const { return count_; }
 
  private:
+  // One scale for all channels where the integer op takes no more.
+  QParams params_for_kernel(const Observed& observed) const {
+    QParams params = *observed.params;
+    const auto& uses = observed.call->output()->uses();
+    const OpRow* row = uses.empty() ? nullptr : find_row(uses[0].user);
+    const IntegerForm* form = row == nullptr ? nullptr : find_form(context_.target(), *row);
+    const bool symmetric = !params.zero_point.any().item<bool>();
+    if (params.axis && form != nullptr && form->per_tensor_weight && symmetric) {
+      params = {params.scale.max(), at::zeros({}, at::kLong), params.dtype, std::nullopt};
+    }
+    return params;
+  }
+
   Value* quantize(Node* before, Value* value, const QParams& params) {
     Value* dtype = constant(before, static_cast<int64_t>(params.dtype));
     const std::string kind = params.axis ? "aten::quantize_per_channel" : "aten::quantize_per_tensor";

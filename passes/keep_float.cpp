@@ -33,7 +33,7 @@ using torch::jit::Value;
 
 bool only_moves(const Node* node) {
   const OpRow* row = find_row(node);
-  return row != nullptr && row->moves;
+  return row != nullptr && row->moves && node->outputs().size() == 1;
 }
 
 // Whether an integer value ends in dequantizes only, and its shape in anything.

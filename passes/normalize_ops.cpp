@@ -183,6 +183,15 @@ std::vector<RewriteRule> make_rules() {
        .replacement = "graph(%x, %w):\n  %none : NoneType = prim::Constant()\n  %t = aten::t(%w)\n"
                       "  %y = aten::linear(%x, %t, %none)\n  return (%y)",
        .condition = plain_matrix},
+      {.name = "product of two batches of matrices",
+       .pattern = "graph(%x, %z):\n  %y = aten::bmm(%x, %z)\n  return (%y)",
+       .replacement = "graph(%x, %z):\n  %y = aten::matmul(%x, %z)\n  return (%y)"},
+      {.name = "transpose by another name",
+       .pattern = "graph(%x, %a, %b):\n  %y = aten::swapaxes(%x, %a, %b)\n  return (%y)",
+       .replacement = "graph(%x, %a, %b):\n  %y = aten::transpose(%x, %a, %b)\n  return (%y)"},
+      {.name = "transpose by a third name",
+       .pattern = "graph(%x, %a, %b):\n  %y = aten::swapdims(%x, %a, %b)\n  return (%y)",
+       .replacement = "graph(%x, %a, %b):\n  %y = aten::transpose(%x, %a, %b)\n  return (%y)"},
       // What is a view of a float tensor need not be one of an integer tensor, whose layout is another.
       {.name = "view",
        .pattern = "graph(%x, %size):\n  %y = aten::view(%x, %size)\n  return (%y)",
@@ -270,6 +279,56 @@ bool spell_out_padding(const Context& context, Node* node) {
   return true;
 }
 
+// A tensor without dimensions that stays what it is, as a number.
+std::optional<c10::Scalar> number_of(const Context& context, const Value* value) {
+  auto data = context.static_tensor(value);
+  const bool is_number =
+      data && data->dim() == 0 && (data->scalar_type() == at::kFloat || data->scalar_type() == at::kLong);
+  return is_number ? std::optional(data->item()) : std::nullopt;
+}
+
+// Arithmetic with a tensor that holds one number becomes arithmetic with that number.
+bool take_number(const Context& context, Node* node) {
+  const bool known = is_op(node, {"aten::add", "aten::sub", "aten::mul", "aten::div"}) &&
+                     node->schema().overload_name() == "Tensor";
+  if (!known) {
+    return false;
+  }
+  const auto right = number_of(context, node->input(1));
+  const auto left = right ? std::nullopt : number_of(context, node->input(0));
+  const bool has_alpha = node->inputs().size() > 2;
+  const bool plain = !has_alpha || constant_of(node->input(2)) == c10::IValue(1);
+  if ((!right && !left) || (left && (node->kind() == c10::aten::div || !plain))) {
+    return false;
+  }
+  std::string op = node->kind().toQualString();
+  if (left && node->kind() == c10::aten::sub) {
+    op = "aten::rsub";
+  }
+  std::vector<Value*> inputs{node->input(right ? 0 : 1), constant(node, right ? *right : *left)};
+  if (has_alpha) {
+    inputs.push_back(node->input(2));
+  }
+  node->output()->replaceAllUsesWith(insert_op(node, node, op, inputs));
+  node->destroy();
+  return true;
+}
+
+// stack is cat of tensors with a dimension more.
+bool spell_out_stack(Node* node) {
+  if (!is_op(node, "aten::stack") || node->input(0)->node()->kind() != c10::prim::ListConstruct) {
+    return false;
+  }
+  std::vector<Value*> parts;
+  for (Value* part : node->input(0)->node()->inputs()) {
+    parts.push_back(insert_op(node, node, "aten::unsqueeze", {part, node->input(1)}));
+  }
+  Node* list = node->owningGraph()->createList(c10::TensorType::get(), parts)->insertBefore(node);
+  node->output()->replaceAllUsesWith(insert_op(node, node, "aten::cat", {list->output(), node->input(1)}));
+  node->destroy();
+  return true;
+}
+
 }  // namespace
 
 int64_t NormalizeOps(Context& context) {
@@ -277,7 +336,10 @@ int64_t NormalizeOps(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
     count += apply_rules(context, graph, rules);
-    for_each_node(graph->block(), [&](Node* node) { count += spell_out_padding(context, node); });
+    for_each_node(graph->block(), [&](Node* node) {
+      count += spell_out_padding(context, node) || take_number(context, node) || spell_out_stack(node);
+    });
+    eliminate_dead_code(graph);
   }
   return count;
 }

@@ -43,7 +43,8 @@ bool is_quantized(const Value* value) {
 
 // An add of which nothing quantizes the result, not behind an activation either.
 bool is_float_add(const Node* node) {
-  return node->kind() == c10::aten::add && !is_quantized(node->output()) &&
+  const OpRow* row = find_row(node);
+  return row != nullptr && row->op == "aten::add.Tensor" && !is_quantized(node->output()) &&
          std::none_of(node->output()->uses().begin(), node->output()->uses().end(),
                       [](const auto& use) { return activation_words(use.user).has_value(); });
 }

@@ -100,11 +100,7 @@ class Binary : public Kernel {
  public:
   explicit Binary(Spec given) : Kernel(std::move(given)), tail_(linear_tail(spec_)) {
     if (!tail_) {
-      // Computed in float, followed by another kernel.
-      Spec next = spec_;
-      next.set("kernel", "activation");
-      next.set("input", QParams{1, 0});
-      next_ = make_kernel(std::move(next));
+      next_ = activation_behind(spec_);
       tail_ = linear_tail(Spec());
     }
   }

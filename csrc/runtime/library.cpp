@@ -89,10 +89,27 @@ KernelPtr linear_prepack(const at::Tensor& weight, const at::Tensor& weight_scal
 KernelPtr binary_prepack(const std::string& kind, double input_scale, int64_t input_zero_point,
                          double other_scale, int64_t other_zero_point, std::optional<double> scale,
                          int64_t zero_point, const std::string& activation) {
-  Spec spec = new_spec(kind, activation);
+  // A difference is a sum with what has a negative scale.
+  const bool subtracts = kind == "sub";
+  Spec spec = new_spec(subtracts ? "add" : kind, activation);
   spec.set("input", QParams{input_scale, input_zero_point});
-  spec.set("other", QParams{other_scale, other_zero_point});
+  spec.set("other", QParams{subtracts ? -other_scale : other_scale, other_zero_point});
   set_output(spec, scale, zero_point);
+  return make_kernel(std::move(spec));
+}
+
+// The statistics become a factor and a shift for each channel.
+KernelPtr batch_norm_prepack(const MaybeTensor& weight, const MaybeTensor& bias, const at::Tensor& mean,
+                             const at::Tensor& variance, double epsilon, double input_scale,
+                             int64_t input_zero_point, std::optional<double> scale, int64_t zero_point,
+                             const std::string& activation) {
+  Spec spec = new_spec("batch_norm", activation);
+  spec.set("input", QParams{input_scale, input_zero_point});
+  set_output(spec, scale, zero_point);
+  at::Tensor factor = (variance.to(at::kDouble) + epsilon).rsqrt();
+  factor = weight ? factor * *weight : factor;
+  const at::Tensor shift = (bias ? bias->to(at::kDouble) : at::zeros_like(factor)) - mean * factor;
+  spec.tensors = {factor, shift};
   return make_kernel(std::move(spec));
 }
 
@@ -243,6 +260,11 @@ TORCH_LIBRARY(jitquant, library) {
                made)
                   .c_str(),
               binary_prepack);
+  library.def(("batch_norm_prepack(Tensor? weight, Tensor? bias, Tensor mean, Tensor variance, float epsilon,"
+               " float input_scale, int input_zero_point, float? scale, int zero_point, str activation)" +
+               made)
+                  .c_str(),
+              batch_norm_prepack);
   library.def(("activation_prepack(float input_scale, int input_zero_point, float? scale, int zero_point,"
                " str activation)" +
                made)
@@ -282,7 +304,7 @@ TORCH_LIBRARY(jitquant, library) {
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
   for (const char* name :
        {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool", "adaptive_avg_pool",
-        "mean", "quantize", "dequantize", "channel_shuffle", "softmax", "layer_norm"}) {
+        "mean", "quantize", "dequantize", "channel_shuffle", "softmax", "layer_norm", "batch_norm"}) {
     library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
   }
   for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "add", "mul", "matmul"}) {

@@ -180,6 +180,9 @@ double activated(const Activation& activation, double x) {
   if (name.empty()) {
     return x;
   }
+  if (name == "linear") {
+    return argument(0) * x + argument(1);
+  }
   if (name == "clip") {
     return clipped(x, argument(0), argument(1));
   }
@@ -216,16 +219,20 @@ double activated(const Activation& activation, double x) {
 
 std::optional<LinearTail> linear_tail(const Spec& spec) {
   const Activation activation = spec.activation();
-  if (!activation.name.empty() && activation.name != "clip") {
+  const bool linear = activation.name == "linear";
+  const bool clips = activation.name == "clip";
+  if (!activation.name.empty() && !linear && !clips) {
     return std::nullopt;
   }
   const auto output = spec.qparams("output");
-  const double factor = output ? 1 / output->scale : 1;
-  const double shift = output ? static_cast<double>(output->zero_point) : 0;
+  const double unit = output ? output->scale : 1;
+  const double factor = (linear ? activation.arguments.at(0) : 1) / unit;
+  const double shift = (linear ? activation.arguments.at(1) : 0) / unit +
+                       (output ? static_cast<double>(output->zero_point) : 0);
   const double infinity = std::numeric_limits<double>::infinity();
   double low = output ? 0 : -infinity;
   double high = output ? 255 : infinity;
-  if (!activation.name.empty()) {
+  if (clips) {
     low = std::max(low, activation.arguments.at(0) * factor + shift);
     high = std::min(high, activation.arguments.at(1) * factor + shift);
     low = std::min(low, high);  // where all of the clip lies outside of the integers
@@ -235,6 +242,18 @@ std::optional<LinearTail> linear_tail(const Spec& spec) {
     }
   }
   return LinearTail{factor, shift, {static_cast<float>(low), static_cast<float>(high)}};
+}
+
+c10::intrusive_ptr<Kernel> activation_behind(const Spec& spec) {
+  Spec next;
+  next.set("kernel", std::string("activation"));
+  next.set("input", QParams{1, 0});
+  for (const char* word : {"output", "activation"}) {
+    if (spec.has(word)) {
+      next.set(word, spec.word(word));
+    }
+  }
+  return make_kernel(std::move(next));
 }
 
 Tail::Tail(const Spec& spec, const char* other_name) {

@@ -53,6 +53,8 @@ struct LinearTail {
   Bounds bounds;
 };
 std::optional<LinearTail> linear_tail(const Spec& spec);
+// What else may follow a loop of ours: the kernel that takes its float result.
+c10::intrusive_ptr<Kernel> activation_behind(const Spec& spec);
 
 // The elementwise function behind a primitive, as post-ops on float numbers, and one number of it.
 void append_activation(dnnl::post_ops& ops, const Activation& activation);

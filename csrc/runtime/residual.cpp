@@ -15,15 +15,7 @@ std::function<at::Tensor(Tensors)> add_apart(const Spec& spec) {
   for (const char* word : {"sum", "other", "output", "activation"}) {
     product.erase(word);
   }
-  Spec rest;
-  rest.set("kernel", std::string("activation"));
-  rest.set("input", QParams{1, 0});
-  for (const char* word : {"output", "activation"}) {
-    if (spec.has(word)) {
-      rest.set(word, spec.word(word));
-    }
-  }
-  return [multiply = make_kernel(product), finish = make_kernel(rest),
+  return [multiply = make_kernel(product), finish = activation_behind(spec),
           params = *spec.qparams("other")](Tensors given) {
     at::Tensor other = given[1];
     if (other.scalar_type() == at::kByte) {
