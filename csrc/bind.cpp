@@ -32,12 +32,31 @@ QConfigMap to_qconfig_map(const PythonQConfigs& qconfigs) {
   return map;
 }
 
+// A dict for each op that the pass decided about.
+py::list to_records(const Context& context) {
+  py::list records;
+  for (const auto& [method, reports] : context.reports) {
+    for (const OpReport& report : reports) {
+      py::dict record;
+      record["method"] = method;
+      record["module"] = report.path;
+      record["source"] = report.line;
+      record["op"] = report.op;
+      record["becomes"] = report.fate.becomes;
+      record["reason"] = report.fate.reason;
+      record["weights"] = report.weights;
+      records.append(record);
+    }
+  }
+  return records;
+}
+
 py::tuple run_pass_on(const std::string& name, const Module& module, const std::vector<std::string>& methods,
                       const std::string& engine, const std::string& target, const PythonQConfigs& qconfigs,
                       const std::vector<std::string>& preserved_attrs) {
   Context context(module, methods, {engine, target, to_qconfig_map(qconfigs), preserved_attrs});
   const int64_t count = run_pass(name, context);
-  return py::make_tuple(count, context.warnings);
+  return py::make_tuple(count, context.warnings, to_records(context));
 }
 
 // Registers a value under a dotted path, with empty modules on the way.
@@ -212,6 +231,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
   binding.def("describe_nodes", &describe_nodes, py::arg("module"), py::arg("method"));
   binding.def("profile", &profile, py::arg("module"), py::arg("inputs"), py::arg("runs"));
   binding.def("op_table", &table_rows);
+  binding.def(
+      "count_round_trips",
+      [](const Module& module, const std::vector<std::string>& methods) {
+        int64_t count = 0;
+        for (const auto& method : methods) {
+          count += count_round_trips(module.get_method(method).graph());
+        }
+        return count;
+      },
+      py::arg("module"), py::arg("methods"));
   binding.def("set_string", &register_attribute);
 }
 

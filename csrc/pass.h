@@ -14,6 +14,8 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include "csrc/report.h"
+
 namespace jitquant {
 
 // The observers of one qconfig; every value that is observed gets a copy of its own.
@@ -43,10 +45,12 @@ class Context {
   Options options;
   // What could not be done and a user should know; shown as Python warnings.
   std::vector<std::string> warnings;
+  // By method, where a pass decided about ops.
+  std::map<std::string, std::vector<OpReport>> reports;
 
   const Target& target() const { return *target_; }
   const std::vector<std::string>& methods() const { return methods_; }
-  std::vector<std::shared_ptr<torch::jit::Graph>> graphs() const;
+  std::vector<std::shared_ptr<torch::jit::Graph>> graphs() const;  // in the order of methods()
 
   // The value of a constant, of an attribute that no method writes to, or of the transpose of either.
   std::optional<c10::IValue> static_value(const torch::jit::Value* value) const;

@@ -120,7 +120,7 @@ int64_t apply_rule(const Context& context, const Writes& writes, const std::shar
 int64_t apply_rules(const Context& context, const std::shared_ptr<Graph>& graph,
                     const std::vector<RewriteRule>& rules) {
   int64_t count = 0;
-  const Writes writes(graph);
+  const Writes writes(context, graph);
   for (const RewriteRule& rule : rules) {
     count += apply_rule(context, writes, graph, rule);
   }

@@ -78,9 +78,9 @@ bool same_value(const c10::IValue& left, const c10::IValue& right) {
                                              : left == right;
 }
 
-// Whether each argument that the recipe leaves out has its default value, so that leaving it out changes
-// nothing.
-bool covers_arguments(const IntegerForm& form, const Node* node) {
+// An argument that the recipe leaves out and that has not its default value, if there is one: then leaving it
+// out would change the result.
+std::optional<std::string> lacking_argument(const IntegerForm& form, const Node* node) {
   std::vector<std::string> used;
   for (const auto& statement : parse_recipe(form.recipe)) {
     used.insert(used.end(), statement.arguments.begin(), statement.arguments.end());
@@ -95,10 +95,10 @@ bool covers_arguments(const IntegerForm& form, const Node* node) {
     auto given = constant_of(node->input(i));
     const auto& standard = arguments[i].default_value();
     if (!given || !standard || !same_value(*given, *standard)) {
-      return false;
+      return name;
     }
   }
-  return true;
+  return std::nullopt;
 }
 
 // Whether the recipe's $names, such as the parameters of an input, are known here.
@@ -153,11 +153,30 @@ const IntegerForm* choose_form(const Context& context, const Lowering& lowering)
   const OpRow* row = find_row(lowering.node);
   for (const IntegerForm& form : context.target().forms()) {
     if (form.op == row->op && (form.suits == nullptr || form.suits(context, lowering)) &&
-        (form.is_activation || covers_arguments(form, lowering.node)) && names_are_known(form, lowering)) {
+        (form.is_activation || !lacking_argument(form, lowering.node)) && names_are_known(form, lowering)) {
       return &form;
     }
   }
   return nullptr;
+}
+
+std::string why_no_form(const Context& context, const Lowering& lowering) {
+  const OpRow* row = find_row(lowering.node);
+  std::string reason;
+  for (const IntegerForm& form : context.target().forms()) {
+    if (form.op != row->op) {
+      continue;
+    }
+    auto argument = form.is_activation ? std::nullopt : lacking_argument(form, lowering.node);
+    if (argument) {
+      reason = "the integer op takes no other '" + *argument + "' than the default";
+    } else if (form.suits != nullptr && !form.suits(context, lowering)) {
+      reason = std::string(form.otherwise).empty() ? "no integer op of this engine suits it" : form.otherwise;
+    } else {
+      reason = "the scale of an input is not known in this graph";
+    }
+  }
+  return reason;
 }
 
 Value* build_form(const IntegerForm& form, const Lowering& lowering, Node* before) {

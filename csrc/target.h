@@ -43,6 +43,7 @@ struct IntegerForm {
   // Whether this form is meant for this node; the first form that is wins.
   bool (*suits)(const Context&, const Lowering&) = nullptr;
   const char* reason = "";
+  const char* otherwise = "";             // what is said of a node that it is not meant for
   bool takes_activation = false;          // any elementwise function behind it is part of it
   bool is_activation = false;             // it is such a function itself: $activation says which
   bool takes_float = false;               // its inputs may be float
@@ -73,6 +74,9 @@ const Target& find_target(const std::string& name);
 
 // The form to use for a node, or nullptr where it has to stay float.
 const IntegerForm* choose_form(const Context& context, const Lowering& lowering);
+
+// Why choose_form found none.
+std::string why_no_form(const Context& context, const Lowering& lowering);
 
 // The first form that the target has for a row, or nullptr.
 const IntegerForm* find_form(const Target& target, const OpRow& row);

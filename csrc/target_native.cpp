@@ -106,7 +106,8 @@ void add_pools(std::vector<IntegerForm>& forms, const std::string& dimensions) {
   forms.push_back({.op = "aten::avg_pool" + dimensions + "d",
                    .recipe = "kernel = jitquant::pool_prepack('avg', kernel_size, stride, padding, None,"
                              " ceil_mode, count_include_pad); jitquant::pool(self, kernel)",
-                   .suits = pads_with_zero});
+                   .suits = pads_with_zero,
+                   .otherwise = "it counts zeros in the padding, and zero is another integer than 0"});
   forms.push_back({.op = "aten::adaptive_avg_pool" + dimensions + "d",
                    .recipe = "kernel = jitquant::adaptive_avg_pool_prepack(output_size);"
                              "jitquant::adaptive_avg_pool(self, kernel)"});
@@ -153,6 +154,7 @@ std::vector<IntegerForm> make_forms() {
                        "kernel = jitquant::mean_prepack(dim, keepdim, $self_scale, $self_zero_point, $scale,"
                        " $zero_point); jitquant::mean(self, kernel)",
                    .suits = names_dimensions,
+                   .otherwise = "its dimensions are not constants",
                    .gives_float = true});
   forms.push_back({.op = "aten::softmax.int",
                    .recipe = "kernel = jitquant::softmax_prepack(dim, $self_scale, $self_zero_point, $scale,"
@@ -170,6 +172,7 @@ std::vector<IntegerForm> make_forms() {
                      .recipe = "kernel = jitquant::activation_prepack($self_scale, $self_zero_point, $scale,"
                                " $zero_point, $activation); jitquant::activation(self, kernel)",
                      .suits = gives_known_activation,
+                     .otherwise = "a parameter of it is not a constant, or one that the kernel does not have",
                      .is_activation = true});
   }
   for (const char* op : {"add", "sub", "rsub", "mul", "div"}) {
@@ -177,6 +180,7 @@ std::vector<IntegerForm> make_forms() {
                      .recipe = "kernel = jitquant::activation_prepack($self_scale, $self_zero_point, $scale,"
                                " $zero_point, $activation); jitquant::activation(self, kernel)",
                      .suits = gives_known_activation,
+                     .otherwise = "a parameter of it is not a constant, or one that the kernel does not have",
                      .is_activation = true,
                      .only_among_integers = true});
   }
@@ -186,6 +190,7 @@ std::vector<IntegerForm> make_forms() {
                        " $input_scale, $input_zero_point, $scale, $zero_point, $activation);"
                        "jitquant::batch_norm(input, kernel)",
                    .suits = has_statistics,
+                   .otherwise = "it computes statistics, as in training",
                    .takes_activation = true,
                    .gives_float = true,
                    .only_among_integers = true,

@@ -167,12 +167,14 @@ bool has_one_scale(const Context& context, const Lowering& lowering) {
 void add_transposed_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
   const std::string conv = "quantized::conv_transpose" + dimensions + "d";
   const std::string overload = dimensions == "1" ? "" : ".input";
-  forms.push_back({.op = "aten::conv_transpose" + dimensions + "d" + overload,
-                   .recipe = "packed = " + conv +
-                             "_prepack(weight, bias, stride, padding, output_padding, dilation, groups);" +
-                             conv + "(input, packed, $scale, $zero_point)",
-                   .suits = has_one_scale,
-                   .per_tensor_weight = true});
+  forms.push_back(
+      {.op = "aten::conv_transpose" + dimensions + "d" + overload,
+       .recipe = "packed = " + conv +
+                 "_prepack(weight, bias, stride, padding, output_padding, dilation, groups);" + conv +
+                 "(input, packed, $scale, $zero_point)",
+       .suits = has_one_scale,
+       .otherwise = "no kernel of this engine takes its weight, which has several scales or is 3-d",
+       .per_tensor_weight = true});
 }
 
 // What ATen only has for plain integers.
@@ -214,12 +216,14 @@ void add_norms(std::vector<IntegerForm>& forms) {
                    .recipe = "quantized::batch_norm" + batch_norm,
                    .relu_recipe = "quantized::batch_norm_relu" + batch_norm,
                    .suits = has_statistics,
+                   .otherwise = "it computes statistics, as in training",
                    .only_among_integers = true,
                    .ignores = {"training", "momentum", "cudnn_enabled"}});
   forms.push_back(
       {.op = "aten::layer_norm",
        .recipe = "quantized::layer_norm(input, normalized_shape, weight, bias, eps, $scale, $zero_point)",
        .suits = is_not_behind_a_sum,
+       .otherwise = "the sums before it have outliers that 8 bits do not hold",
        .only_among_integers = true});
   forms.push_back(
       {.op = "aten::group_norm",
@@ -229,6 +233,7 @@ void add_norms(std::vector<IntegerForm>& forms) {
       {.op = "aten::instance_norm",
        .recipe = "quantized::instance_norm(input, weight, bias, eps, $scale, $zero_point)",
        .suits = uses_own_statistics,
+       .otherwise = "it uses running statistics",
        .only_among_integers = true,
        .ignores = {"running_mean", "running_var", "use_input_stats", "momentum", "cudnn_enabled"}});
 }
@@ -246,6 +251,7 @@ void add_arithmetic_with_numbers(std::vector<IntegerForm>& forms) {
     forms.push_back({.op = "aten::" + op + ".Scalar",
                      .recipe = recipe,
                      .suits = has_number,
+                     .otherwise = "the number is not a finite constant",
                      .only_among_integers = true,
                      .ignores = {"other"}});
   }

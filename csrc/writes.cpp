@@ -2,11 +2,12 @@
 
 #include <algorithm>
 
+#include "csrc/pass.h"
 #include "csrc/walk.h"
 
 namespace jitquant {
 
-Writes::Writes(const std::shared_ptr<torch::jit::Graph>& graph) {
+Writes::Writes(const Context& context, const std::shared_ptr<torch::jit::Graph>& graph) : context_(context) {
   bool mutates = false;
   for_each_node(graph->block(), [&](torch::jit::Node* node) {
     const auto* schema = node->maybeSchema();
@@ -17,7 +18,9 @@ Writes::Writes(const std::shared_ptr<torch::jit::Graph>& graph) {
   }
 }
 
-bool Writes::touch(const torch::jit::Value* value) const { return aliases_ && aliases_->hasWriters(value); }
+bool Writes::touch(const torch::jit::Value* value) const {
+  return aliases_ && !context_.static_tensor(value) && aliases_->hasWriters(value);
+}
 
 bool Writes::touch_any_of(const torch::jit::Node* node) const {
   auto touched = [&](const torch::jit::Value* value) { return touch(value); };

@@ -18,6 +18,7 @@ from jitquant.observers import (  # noqa: E402
 )
 from jitquant.profile import Profile, ProfiledOp, profile  # noqa: E402
 from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig  # noqa: E402
+from jitquant.summary import OpSummary, Summary, summarize  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
 
 native.load()
@@ -27,11 +28,13 @@ __all__ = [
     "HistogramObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
+    "OpSummary",
     "PerChannelMinMaxObserver",
     "Profile",
     "ProfiledOp",
     "QConfig",
     "QuantizationError",
+    "Summary",
     "WeightMinMaxObserver",
     "__version__",
     "convert_jit",
@@ -43,4 +46,5 @@ __all__ = [
     "prepare_jit",
     "profile",
     "quantize_jit",
+    "summarize",
 ]

@@ -14,6 +14,7 @@ from jitquant import _C, native
 from jitquant.checks import (
     check_attributes,
     check_evaluation_mode,
+    check_methods,
     check_not_prepared,
     check_pass_name,
     check_prepared,
@@ -30,9 +31,11 @@ from jitquant.pipeline import (
     PREPARE_PASSES,
     QUANTIZE,
     PassOptions,
+    Record,
     run_passes,
 )
 from jitquant.qconfig import QConfig, make_observers
+from jitquant.summary import check_strict, read_report, write_report
 from jitquant.version import __version__
 
 QConfigDict = Mapping[str, Any]
@@ -61,6 +64,7 @@ def prepare_jit(
     inplace: bool = False,
     *,
     target: str = "quantized",
+    methods: Sequence[str] = ("forward",),
     preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
     stop_after: str | None = None,
@@ -74,6 +78,7 @@ def prepare_jit(
         inplace: change ``model`` itself; else a copy is changed and returned.
         target: what the model is going to be converted to: ``"quantized"``, whose files stock torch loads,
             or ``"native"``, which is faster and whose files need jitquant's op library where they are loaded.
+        methods: which methods of the model are to be quantized; the others stay as they are.
         preserved_attrs: methods that ``forward`` calls and that are to stay; other methods stay anyway.
         print_graphs: print the graph after each pass that changed something, with its number of rewrites.
         stop_after: the name of a pass; the module is returned as that pass leaves it.
@@ -89,14 +94,18 @@ def prepare_jit(
     check_evaluation_mode(model, caller)
     check_pass_name(stop_after, PREPARE_PASSES, caller)
     check_attributes(model, preserved_attrs, caller)
+    check_methods(model, methods, caller)
     qconfigs = check_qconfig_dict(qconfig_dict, model, caller)
     observers = {path: _compile_observers(qconfig, path, caller) for path, qconfig in qconfigs.items()}
 
     work = _working_copy(model, inplace)
+    records: list[Record] = []
     run_passes(
         PREPARE_PASSES,
         work,
         PassOptions(target=target, observers=observers, preserved_attrs=preserved_attrs),
+        methods=methods,
+        records=records,
         title="prepare",
         print_graphs=print_graphs,
         stop_after=stop_after,
@@ -112,12 +121,14 @@ def prepare_jit(
             "torch": torch.__version__,
             "stage": "prepared",
             "target": target,
+            "methods": list(methods),
             "qconfig": {
                 path: "float" if qconfig is None else qconfig.describe() for path, qconfig in qconfigs.items()
             },
             "reduce_range": any(pair is not None and _is_reduced(pair[0]) for pair in observers.values()),
         },
     )
+    write_report(work, records)
     return _hand_over(model, work, inplace)
 
 
@@ -128,6 +139,7 @@ def convert_jit(
     preserved_attrs: Sequence[str] | None = None,
     *,
     target: str | None = None,
+    strict: bool | Sequence[str] = False,
     print_graphs: bool = False,
     stop_after: str | None = None,
 ) -> torch.jit.ScriptModule:
@@ -142,11 +154,13 @@ def convert_jit(
         debug: stop before fusion: float arithmetic between quantize and dequantize, weights reachable.
         preserved_attrs: attributes that freezing keeps; the methods that are left are all kept.
         target: ``"quantized"`` or ``"native"``; None for what the model was prepared for.
+        strict: refuse to leave an op float: True for all that have an integer form on the target, or the
+            names of ops (``"conv2d"``) and modules (``"layer1.0"``). See ``summarize``.
         print_graphs, stop_after: as for ``prepare_jit``.
 
     Raises:
         QuantizationError: for a target that is not available, for a model never prepared, or whose
-            observers saw nothing, NaN or infinity.
+            observers saw nothing, NaN or infinity; and where ``strict`` is not met.
     """
     caller = "convert_jit"
     check_script_module(model, caller)
@@ -160,16 +174,24 @@ def convert_jit(
 
     work = _working_copy(model, inplace)
     engine = torch.backends.quantized.engine
+    methods = tuple(facts.get("methods", ("forward",)))
+    records: list[Record] = []
     if _has_observers(work):
         run_passes(
             passes,
             work,
             PassOptions(engine=engine, target=target, preserved_attrs=kept),
+            methods=methods,
+            records=records,
             title="convert",
             print_graphs=print_graphs,
             stop_after=stop_after,
         )
     stage = "debug" if debug else "quantized"
+    if not debug and stop_after is None:
+        records = records or read_report(work)  # without observers there was nothing to decide anew
+        check_strict(records, strict, target, caller)
+        write_report(work, records)
     write_info(work, {**facts, "stage": stage, "target": target, **_needs(target, engine)})
     return _hand_over(model, work, inplace)
 
@@ -183,6 +205,8 @@ def quantize_jit(
     debug: bool = False,
     *,
     target: str = "quantized",
+    methods: Sequence[str] = ("forward",),
+    strict: bool | Sequence[str] = False,
     preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
     stop_after: str | None = None,
@@ -192,8 +216,8 @@ def quantize_jit(
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
-        model, qconfig_dict, inplace, debug, target, preserved_attrs, print_graphs, stop_after: as for
-            ``prepare_jit`` and ``convert_jit``. ``target="native"`` makes the fastest model.
+        model, qconfig_dict, inplace, debug, target, methods, strict, preserved_attrs, print_graphs,
+            stop_after: as for ``prepare_jit`` and ``convert_jit``. ``target="native"`` makes the fastest.
 
     Raises:
         QuantizationError: as those two do. With ``inplace=True`` the model is changed only if all went well.
@@ -210,6 +234,7 @@ def quantize_jit(
         model,
         qconfig_dict,
         target=target,
+        methods=methods,
         preserved_attrs=preserved_attrs,
         print_graphs=print_graphs,
         stop_after=stop_early,
@@ -224,6 +249,7 @@ def quantize_jit(
             work,
             inplace=True,
             debug=debug,
+            strict=strict,
             preserved_attrs=preserved_attrs,
             print_graphs=print_graphs,
             stop_after=stop_after,

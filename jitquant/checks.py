@@ -111,6 +111,18 @@ def check_run_fn(run_fn: Any, caller: str) -> None:
         )
 
 
+def check_methods(model: torch.jit.ScriptModule, names: Sequence[str], caller: str) -> None:
+    """Raises QuantizationError if the model lacks a method that is to be quantized, or if there is none."""
+    if isinstance(names, str) or not names:
+        raise QuantizationError(f"{caller}: methods is {names!r}; pass a list of names such as ['forward']")
+    for name in names:
+        if not model._c._has_method(name):
+            known = ", ".join(sorted(method.name for method in model._c._get_methods()))
+            raise QuantizationError(
+                f"{caller}: methods names {name!r}, and the model has no such method; choose from {known}"
+            )
+
+
 def check_attributes(model: torch.jit.ScriptModule, names: Sequence[str], caller: str) -> None:
     """Raises QuantizationError if the model lacks an attribute that is to be preserved."""
     for name in names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -38,6 +39,7 @@ QUANTIZE = (
 )
 
 LOWER = (
+    "fold_attributes",  # scales and zero points: looking up thousands of attributes takes long
     "fuse_quantized",  # dequantize, op and quantize stand together only right after insertion
     "cancel_quant_pairs",  # what fusion left is float: it is not quantized around for nothing
     "lower_plain_integers",  # what is left of quantized tensors stands at the borders of the integers
@@ -55,6 +57,7 @@ PREPARE_PASSES = CANONICALIZE + FOLD + OBSERVE
 CONVERT_PASSES = QUANTIZE + LOWER
 FUSE_PASSES = (*CANONICALIZE, "fold_conv_bn")
 
+Record = dict[str, Any]  # what became of an op, as csrc/report.h says
 ObserverModules = Mapping[str, "tuple[torch.jit.ScriptModule, torch.jit.ScriptModule] | None"]
 
 
@@ -79,15 +82,18 @@ def run_pass(
     module: torch.jit.ScriptModule,
     options: PassOptions = PassOptions(),
     methods: Sequence[str] = ("forward",),
+    records: list[Record] | None = None,
 ) -> int:
     """Runs one pass on a module, in place, and returns how many rewrites it made.
+
+    What the pass decided about each op takes the place of what is in `records`, if it decided.
 
     Raises QuantizationError for an unknown name and for what the pass refuses.
     """
     observers = {
         path: None if pair is None else (pair[0]._c, pair[1]._c) for path, pair in options.observers.items()
     }
-    count, notes = _C.run_pass(
+    count, notes, decisions = _C.run_pass(
         name,
         module._c,
         list(methods),
@@ -98,6 +104,8 @@ def run_pass(
     )
     for note in notes:
         warnings.warn(note, stacklevel=2)
+    if records is not None and decisions:
+        records[:] = decisions
     return int(count)
 
 
@@ -106,6 +114,8 @@ def run_passes(
     module: torch.jit.ScriptModule,
     options: PassOptions = PassOptions(),
     *,
+    methods: Sequence[str] = ("forward",),
+    records: list[Record] | None = None,
     title: str = "passes",
     print_graphs: bool = False,
     stop_after: str | None = None,
@@ -116,10 +126,11 @@ def run_passes(
     every pass that changed something.
     """
     for name in tqdm(names, desc=title, disable=None, leave=False):
-        count = run_pass(name, module, options)
+        count = run_pass(name, module, options, methods, records)
         if print_graphs and count:
             print(f"--- after {name} ({count} rewrites) ---")
-            print(module._c._get_method("forward").graph)
+            for method in methods:
+                print(module._c._get_method(method).graph)
         if name == stop_after:
             return True
     return False

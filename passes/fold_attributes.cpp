@@ -21,6 +21,12 @@ bool holds_no_tensor_or_object(const c10::IValue& value) {
         value.isList() ? value.toListRef() : c10::ArrayRef<c10::IValue>(value.toTupleRef().elements());
     return std::all_of(elements.begin(), elements.end(), holds_no_tensor_or_object);
   }
+  if (value.isGenericDict()) {
+    const auto dict = value.toGenericDict();
+    return std::all_of(dict.begin(), dict.end(), [](const auto& entry) {
+      return holds_no_tensor_or_object(entry.key()) && holds_no_tensor_or_object(entry.value());
+    });
+  }
   return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||
          value.isDevice();
 }

@@ -79,7 +79,7 @@ bool fold_into(const Writes& writes, Node* conv) {
 int64_t FoldPadding(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    const Writes writes(graph);
+    const Writes writes(context, graph);
     for_each_node(graph->block(), [&](Node* node) { count += fold_into(writes, node); });
     eliminate_dead_code(graph);
   }

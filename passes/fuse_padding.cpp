@@ -101,7 +101,7 @@ std::optional<Frame> frame_of(const Context& context, const Node* pad, size_t di
 class Fuser {
  public:
   Fuser(Context& context, const std::shared_ptr<torch::jit::Graph>& graph)
-      : context_(context), writes_(graph) {}
+      : context_(context), writes_(context, graph) {}
 
   bool visit(Node* conv) {
     const size_t dimensions = spatial_dimensions(conv);

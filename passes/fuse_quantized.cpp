@@ -16,10 +16,12 @@
 // that the integer op does not take.
 
 #include <cmath>
+#include <unordered_map>
 
 #include <ATen/ATen.h>
 
 #include "csrc/chain.h"
+#include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
@@ -100,26 +102,71 @@ class Fuser {
   explicit Fuser(Context& context) : context_(context), target_(context.target()) {}
 
   void visit(Node* node) {
-    const OpRow* row = find_row(node);
-    if (row == nullptr || casts(node) || !runs(node)) {
-      return;
-    }
-    const IntegerForm* form = find_form(target_, *row);
-    const bool takes_float = form != nullptr && form->takes_float;
-    const auto slots = activation_slots(node, *row);
-    const bool integer_inputs =
-        !slots.empty() && std::all_of(slots.begin(), slots.end(), [&](const auto& slot) {
-          return is_quint8(slot.value()) || (takes_float && !is_dequantize(slot.value()));
-        });
-    if (!integer_inputs || (row->weight && !is_dequantize(node->namedInput(*row->weight)))) {
-      return;
-    }
-    count_ += form == nullptr ? move_to_integers(node, *row, slots) : replace(node, *row, *form, slots);
+    auto absorbed = absorbed_.find(node);
+    Fate fate = absorbed == absorbed_.end() ? decide(node) : Fate{absorbed->second, ""};
+    count_ += absorbed == absorbed_.end() && fate.reason.empty();
+    reports_.push_back(report_on(context_, node, std::move(fate)));
   }
+
+  std::vector<OpReport> reports() && { return std::move(reports_); }
 
   int64_t count() const { return count_; }
 
  private:
+  Fate decide(Node* node) {
+    const OpRow* row = find_row(node);
+    if (row == nullptr) {
+      return {"", "no integer form of it is known"};
+    }
+    if (!has_integer_form(target_, *row)) {
+      return {"", "the target '" + target_.name + "' has no integer op for it"};
+    }
+    if (is_fenced(node)) {
+      return {"", "its qconfig is None"};
+    }
+    if (casts(node)) {
+      return {"", "it is told which dtype to give"};
+    }
+    if (!runs(node)) {
+      return {"", "the engine " + context_.options.engine + " has no kernel for it that is right"};
+    }
+    const IntegerForm* form = find_form(target_, *row);
+    const bool takes_float = form != nullptr && form->takes_float;
+    const auto slots = activation_slots(node, *row);
+    if (slots.empty()) {
+      return {"", "the list that it takes comes from elsewhere"};
+    }
+    for (const auto& slot : slots) {
+      if (!is_quint8(slot.value()) && !(takes_float && !is_dequantize(slot.value()))) {
+        return {"", why_float(slot.value())};
+      }
+    }
+    if (row->weight && !is_dequantize(node->namedInput(*row->weight))) {
+      return {"", "its weight is not a float32 constant or attribute of the model"};
+    }
+    return form == nullptr ? move_to_integers(node, slots) : replace(node, *row, *form, slots);
+  }
+
+  static std::string why_float(const Value* input) {
+    if (is_dequantize(input)) {
+      return "its input is not of quint8";
+    }
+    const Node* source = input->node();
+    return source->kind() == c10::prim::Param ? "its input is not quantized"
+                                              : "its input is float: " + describe(source);
+  }
+
+  // Who takes as float what should become integers.
+  static std::string why_not_quantized(const Value* result) {
+    for (const auto& use : result->uses()) {
+      if (!is_quantize(use.user)) {
+        return use.user->kind() == c10::prim::Return ? "its result is returned as float"
+                                                     : "its result is taken as float: " + describe(use.user);
+      }
+    }
+    return "its result is quantized in several ways";
+  }
+
   bool runs(const Node* node) const { return target_.runs(context_.options.engine, node); }
 
   // The integers of a dequantized value, in the shape that the target's ops take.
@@ -137,26 +184,22 @@ class Fuser {
   }
 
   // An op that keeps parameters runs on the integers as it is.
-  bool move_to_integers(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots) {
-    if (!runs_as_it_is(target_, row)) {
-      return false;
-    }
-    const auto outputs = tensor_outputs(node);
+  Fate move_to_integers(Node* node, const std::vector<ActivationSlot>& slots) {
     const auto source = qparams_of(integers_of(slots[0].value()));
     std::vector<Node*> quantizes;
-    for (Value* output : outputs) {
+    for (Value* output : tensor_outputs(node)) {
       if (output->uses().empty()) {
         continue;
       }
       Node* user = only_user(output);
       if (user == nullptr || !is_quantize(user) || !source ||
           !same_qparams(context_, *source, qparams_of_quantize(user))) {
-        return false;
+        return {"", why_not_quantized(output)};
       }
       quantizes.push_back(user);
     }
     if (quantizes.empty()) {
-      return false;
+      return {"", "nothing takes its result as a tensor"};
     }
     for (const auto& slot : slots) {
       slot.set(take(slot.value(), slot.node));
@@ -165,10 +208,10 @@ class Fuser {
       Value* moved = give(quantize->input(0), quantize, quantize->input(1), quantize->input(2));
       quantize->output()->replaceAllUsesWith(moved);
     }
-    return true;
+    return {node->kind().toQualString(), ""};
   }
 
-  bool replace(Node* node, const OpRow& row, const IntegerForm& first,
+  Fate replace(Node* node, const OpRow& row, const IntegerForm& first,
                const std::vector<ActivationSlot>& slots) {
     const Chain chain = find_chain(node, row, first, /*through_pairs=*/false);
     Node* quantize = only_user(chain.end);
@@ -176,20 +219,20 @@ class Fuser {
       quantize = nullptr;
     }
     if (quantize == nullptr && !(first.gives_float && is_among_integers(chain.end, slots))) {
-      return false;
+      return {"", why_not_quantized(chain.end)};
     }
     Node* before = quantize == nullptr ? chain.end->node()->next() : quantize;
     Lowering lowering = collect(chain, row, slots, quantize, before);
     const IntegerForm* form = choose_form(context_, lowering);
     if (form == nullptr) {
-      return false;
+      return {"", why_no_form(context_, lowering)};
     }
     Node* clamp = form->takes_activation ? nullptr : chain.activation;
     lowering.relu = clamp != nullptr && clamp->kind() == c10::aten::relu && !form->relu_recipe.empty();
     const bool clamp_is_left = clamp != nullptr && !lowering.relu &&
                                !saturates_within(context_, quantize, *clamp_bounds(clamp, *find_row(clamp)));
     if (clamp_is_left && !runs(clamp)) {
-      return false;
+      return {"", "the engine has no kernel for " + describe(clamp) + " that is right"};
     }
     for (const auto& slot : slots) {
       if (slot.node != node) {
@@ -197,8 +240,14 @@ class Fuser {
       }
     }
     Value* result = build_form(*form, lowering, before);
+    const std::string becomes = last_op(result);
     if (clamp_is_left) {
       result = clamp_integers(clamp, result);
+    }
+    for (const Node* absorbed : {chain.add, chain.activation}) {
+      if (absorbed != nullptr) {
+        absorbed_[absorbed] = absorbed == clamp && clamp_is_left ? clamp->kind().toQualString() : becomes;
+      }
     }
     if (quantize == nullptr) {
       chain.end->replaceAllUsesWith(result);
@@ -206,7 +255,14 @@ class Fuser {
       quantize->output()->replaceAllUsesWith(
           give(result, quantize, lowering.names.at("$scale"), lowering.names.at("$zero_point")));
     }
-    return true;
+    return {becomes, ""};
+  }
+
+  // The op that computes it, not the one that gives its integers a scale.
+  static std::string last_op(const Value* result) {
+    const Node* node =
+        is_op(result->node(), kMakeQuantized) ? result->node()->input(0)->node() : result->node();
+    return node->kind().toQualString();
   }
 
   // A tensor that holds the number exactly.
@@ -325,17 +381,31 @@ class Fuser {
   Context& context_;
   const Target& target_;
   int64_t count_ = 0;
+  std::unordered_map<const Node*, std::string> absorbed_;  // what became part of another op
+  std::vector<OpReport> reports_;
 };
 
 }  // namespace
 
 int64_t FuseQuantized(Context& context) {
-  Fuser fuser(context);
-  for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](Node* node) { fuser.visit(node); });
-    eliminate_dead_code(graph);
+  int64_t count = 0;
+  const auto graphs = context.graphs();
+  for (size_t i = 0; i < graphs.size(); ++i) {
+    std::vector<Node*> nodes;  // what fusion makes is none of the user's ops
+    for_each_node(graphs[i]->block(), [&](Node* node) {
+      if (computes(context, node)) {
+        nodes.push_back(node);
+      }
+    });
+    Fuser fuser(context);
+    for (Node* node : nodes) {
+      fuser.visit(node);
+    }
+    count += fuser.count();
+    context.reports[context.methods()[i]] = std::move(fuser).reports();
+    eliminate_dead_code(graphs[i]);
   }
-  return fuser.count();
+  return count;
 }
 
 JITQUANT_PASS(FuseQuantized, "fuse_quantized", "Dequantize, op and quantize become the target's integer op.");

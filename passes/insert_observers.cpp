@@ -53,31 +53,51 @@ const ObserverPair* observers_for(const QConfigMap& qconfigs, std::string path) 
 class Inserter {
  public:
   Inserter(Context& context, const std::shared_ptr<torch::jit::Graph>& graph)
-      : context_(context), writes_(graph) {}
+      : context_(context), writes_(context, graph) {}
 
   void visit(Node* node) {
-    const OpRow* row = find_row(node);
-    if (row == nullptr || !has_integer_form(context_.target(), *row) || casts(node)) {
-      return;
-    }
-    const auto outputs = tensor_outputs(node);
-    const auto slots = activation_slots(node, *row);
-    if (outputs.empty() || slots.empty() || is_changed_in_place(slots, outputs)) {
-      return;
-    }
-    const ObserverPair* observers = observers_for(context_.options.qconfigs, path_of(node));
-    if (observers == nullptr) {
-      fence(node, outputs);
-    } else if (row->output == Output::SameAsInput) {
-      pass_on(slots, outputs);
-    } else {
-      observe_op(node, *row, slots, *observers);
+    if (computes(context_, node)) {
+      Fate fate = decide(node);
+      reports_.push_back(report_on(context_, node, std::move(fate)));
     }
   }
+
+  std::vector<OpReport> reports() && { return std::move(reports_); }
 
   int64_t count() const { return count_; }
 
  private:
+  Fate decide(Node* node) {
+    const OpRow* row = find_row(node);
+    if (row == nullptr) {
+      return {"", "no integer form of it is known"};
+    }
+    if (!has_integer_form(context_.target(), *row)) {
+      return {"", "the target '" + context_.target().name + "' has no integer op for it"};
+    }
+    if (casts(node)) {
+      return {"", "it is told which dtype to give"};
+    }
+    const auto outputs = tensor_outputs(node);
+    const auto slots = activation_slots(node, *row);
+    if (outputs.empty() || slots.empty()) {
+      return {"", "a list that it takes or gives is used elsewhere"};
+    }
+    if (is_changed_in_place(slots, outputs)) {
+      return {"", "what it takes or gives is changed in place"};
+    }
+    const ObserverPair* observers = observers_for(context_.options.qconfigs, path_of(node));
+    if (observers == nullptr) {
+      fence(node, outputs);
+      return {"", "its qconfig is None"};
+    }
+    if (absorbed_.count(node) != 0) {
+      return {"part of the op before it", ""};
+    }
+    return row->output == Output::SameAsInput ? pass_on(slots, outputs)
+                                              : observe_op(node, *row, slots, *observers);
+  }
+
   void fence(Node* node, const std::vector<Value*>& outputs) {
     for (Value* output : outputs) {
       Value* fenced = insert_op(first_point_after(output), node, kFence, {output});
@@ -98,23 +118,25 @@ class Inserter {
                        [&](const auto& slot) { return integer_.count(slot.value()) != 0; });
   }
 
-  void pass_on(const std::vector<ActivationSlot>& slots, const std::vector<Value*>& outputs) {
-    if (are_integer(slots)) {
-      integer_.insert(outputs.begin(), outputs.end());
+  Fate pass_on(const std::vector<ActivationSlot>& slots, const std::vector<Value*>& outputs) {
+    if (!are_integer(slots)) {
+      return {"", "its input is float"};
     }
+    integer_.insert(outputs.begin(), outputs.end());
+    return {"integers of the same scale", ""};
   }
 
-  void observe_op(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots,
+  Fate observe_op(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots,
                   const ObserverPair& observers) {
     const IntegerForm* form = find_form(context_.target(), row);
     if (form != nullptr && form->only_among_integers && !are_integer(slots)) {
-      return;
+      return {"", "its input is float, and it is not worth quantizing for it alone"};
     }
     if (row.weight) {
       Value* weight = node->namedInput(*row.weight);
       auto data = context_.static_tensor(weight);
       if (!data || data->scalar_type() != at::kFloat) {
-        return;
+        return {"", "its weight is not a float32 constant or attribute of the model"};
       }
       const size_t index = *node->schema().argumentIndexWithName(*row.weight);
       node->replaceInput(index, observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
@@ -126,14 +148,16 @@ class Inserter {
     }
     if (row.output == Output::Fixed) {
       integer_.insert(node->output());
-      return;
+      return {"integers of a known range", ""};
     }
     Value* end = node->output();
     Node* clamp = absorbed_clamp(end, row);
     if (clamp != nullptr && observers_for(context_.options.qconfigs, path_of(clamp)) != nullptr) {
       end = clamp->output();
+      absorbed_.insert(clamp);
     }
     observe_all_uses(end, observers.activation, node);
+    return {"observed", ""};
   }
 
   // Transposed convolutions have their output channels elsewhere than an observer expects.
@@ -168,16 +192,20 @@ class Inserter {
   Writes writes_;
   std::unordered_set<Value*> integer_;  // what will be integer once the model is converted
   int64_t count_ = 0;
+  std::unordered_set<const Node*> absorbed_;  // clamps that the op before them does
+  std::vector<OpReport> reports_;
 };
 
 }  // namespace
 
 int64_t InsertObservers(Context& context) {
   int64_t count = 0;
-  for (const auto& graph : context.graphs()) {
-    Inserter inserter(context, graph);
-    for_each_node(graph->block(), [&](Node* node) { inserter.visit(node); });
+  const auto graphs = context.graphs();
+  for (size_t i = 0; i < graphs.size(); ++i) {
+    Inserter inserter(context, graphs[i]);
+    for_each_node(graphs[i]->block(), [&](Node* node) { inserter.visit(node); });
     count += inserter.count();
+    context.reports[context.methods()[i]] = std::move(inserter).reports();
   }
   return count;
 }

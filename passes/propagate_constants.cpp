@@ -10,6 +10,7 @@
 
 #include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/passes/lower_tuples.h>
 #include <torch/csrc/jit/passes/peephole.h>
 
 #include "csrc/graph_edit.h"
@@ -34,6 +35,8 @@ int64_t PropagateConstants(Context& context) {
   for (auto graph : context.graphs()) {
     const int64_t before = count_nodes(graph);
     torch::jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
+    // What goes through a tuple is another name to alias analysis.
+    torch::jit::LowerSimpleTuples(graph);
     torch::jit::PeepholeOptimize(graph, /*disable_shape_peepholes=*/true);
     eliminate_dead_code(graph);
     count += before - count_nodes(graph);

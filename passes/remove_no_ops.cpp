@@ -40,7 +40,7 @@ bool is_no_op(const Writes& writes, const Node* node) {
 int64_t RemoveNoOps(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    const Writes writes(graph);
+    const Writes writes(context, graph);
     for_each_node(graph->block(), [&](Node* node) {
       if (is_no_op(writes, node)) {
         node->output()->replaceAllUsesWith(node->input(0));

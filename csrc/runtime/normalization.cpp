@@ -24,7 +24,9 @@ class Softmax final : public Kernel {
     if (input.scalar_type() == at::kByte) {
       input = numbers_of(input, *spec_.qparams("input"));
     }
-    input = in_layout(input, layout_of(input));
+    // Along the last dimension the loop needs rows; oneDNN has none but its reference for other strides.
+    const bool along_rows = axis_ == -1 || axis_ == input.dim() - 1;
+    input = along_rows ? input.contiguous() : in_layout(input, layout_of(input));
   }
 
   std::shared_ptr<Plan> make_plan(Tensors inputs) override {

@@ -1,0 +1,83 @@
+#include "csrc/report.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "csrc/error.h"
+#include "csrc/graph_edit.h"
+#include "csrc/module_path.h"
+#include "csrc/observers.h"
+#include "csrc/op_table.h"
+#include "csrc/pass.h"
+#include "csrc/quantization_params.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+bool holds_tensors(const Value* value) {
+  const auto& type = value->type();
+  const auto list = type->cast<c10::ListType>();
+  return type->isSubtypeOf(*c10::TensorType::get()) ||
+         (list && list->getElementType()->isSubtypeOf(*c10::TensorType::get()));
+}
+
+// The values of a weight, or of its quantized and dequantized copy.
+int64_t values_of(const Context& context, const Value* weight) {
+  const auto is_link = [](const Node* node) {
+    return is_quantize(node) || is_op(node, {"aten::dequantize", "aten::quantize_per_channel"});
+  };
+  while (is_link(weight->node()) || is_observed(weight)) {
+    weight = weight->node()->input(is_observed(weight) ? 1 : 0);
+  }
+  auto data = context.static_tensor(weight);
+  return data ? data->numel() : 0;
+}
+
+}  // namespace
+
+bool computes(const Context& context, Node* node) {
+  const bool helps = is_quantize(node) || asks_for_shape(node) ||
+                     is_op(node, {"aten::dequantize", "aten::quantize_per_channel", kFence, "aten::detach"});
+  if (helps || node->maybeSchema() == nullptr || node->kind().is_prim() ||
+      std::none_of(node->outputs().begin(), node->outputs().end(), holds_tensors)) {
+    return false;
+  }
+  return std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* input) {
+    return holds_tensors(input) && input->node()->kind() != c10::prim::Constant &&
+           !context.static_tensor(input);
+  });
+}
+
+int64_t count_round_trips(const std::shared_ptr<torch::jit::Graph>& graph) {
+  std::unordered_set<const Value*> dequantized;  // or computed from such
+  int64_t count = 0;
+  for_each_node(graph->block(), [&](const Node* node) {
+    const bool starts = is_op(node, {"aten::dequantize", "jitquant::dequantize"});
+    const bool ends = is_quantize(node) || is_op(node, "jitquant::quantize");
+    const bool goes_on = std::any_of(node->inputs().begin(), node->inputs().end(),
+                                     [&](const Value* input) { return dequantized.count(input) != 0; });
+    count += ends && goes_on;
+    if (starts || (goes_on && !ends)) {
+      for (const Value* output : node->outputs()) {
+        if (holds_tensors(output)) {
+          dequantized.insert(output);
+        }
+      }
+    }
+  });
+  return count;
+}
+
+OpReport report_on(const Context& context, Node* node, Fate fate) {
+  const OpRow* row = find_row(node);
+  const bool weighted = row != nullptr && row->weight.has_value();
+  return {node->kind().toQualString(), path_of(node), source_line(node), std::move(fate),
+          weighted ? values_of(context, node->namedInput(*row->weight)) : 0};
+}
+
+}  // namespace jitquant
