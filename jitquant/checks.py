@@ -117,7 +117,7 @@ def check_methods(model: torch.jit.ScriptModule, names: Sequence[str], caller: s
         raise QuantizationError(f"{caller}: methods is {names!r}; pass a list of names such as ['forward']")
     for name in names:
         if not model._c._has_method(name):
-            known = ", ".join(sorted(method.name for method in model._c._get_methods()))
+            known = ", ".join(sorted(model._c._method_names()))
             raise QuantizationError(
                 f"{caller}: methods names {name!r}, and the model has no such method; choose from {known}"
             )

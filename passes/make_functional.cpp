@@ -19,6 +19,7 @@
 #include <torch/csrc/jit/passes/remove_mutation.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
+#include "csrc/graph_edit.h"
 #include "csrc/pass.h"
 #include "csrc/walk.h"
 
@@ -95,6 +96,18 @@ int64_t rename_changed_values(const std::shared_ptr<Graph>& graph) {
   return static_cast<int64_t>(unknown.size());
 }
 
+// In-place dropout writes nothing in evaluation mode.
+void remove_dropout(torch::jit::Block* block) {
+  for_each_node(block, [&](Node* node) {
+    const bool is_dropout = is_op(node, {"aten::dropout_", "aten::feature_dropout_", "aten::alpha_dropout_",
+                                         "aten::feature_alpha_dropout_"});
+    if (is_dropout && constant_of(node->namedInput("train")) == c10::IValue(false)) {
+      node->output()->replaceAllUsesWith(node->input(0));
+      node->destroy();
+    }
+  });
+}
+
 // Where a list is used: by ops that append to it and by those that read it, in the order of the block.
 // Nothing where it is used otherwise, or where something keeps it that a later append would change.
 std::optional<std::vector<Node*>> users_of_growing_list(Node* list) {
@@ -164,6 +177,7 @@ int64_t MakeFunctional(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
     const int64_t before = count_mutations(graph);
+    remove_dropout(graph->block());
     std::vector<Node*> lists;
     for_each_node(graph->block(), [&](Node* node) {
       if (node->kind() == c10::prim::ListConstruct) {

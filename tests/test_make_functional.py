@@ -43,7 +43,6 @@ IN_PLACE = {
     "mul": "aten::mul_(%c, %x)",
     "leaky_relu": "aten::leaky_relu_(%c, %p)",
     "hardswish": "aten::hardswish_(%c)",
-    "dropout": "aten::dropout_(%c, %p, %false)",
 }
 
 
@@ -228,6 +227,53 @@ def test_not_functional_in_a_loop() -> None:
     )
     assert "aten::add_" in ops_of(after)
     check_same_numbers(before, after, torch.randn(5))
+
+
+@pytest.mark.parametrize("name", ["dropout_", "feature_dropout_", "alpha_dropout_", "feature_alpha_dropout_"])
+def test_dropout_in_place_goes_in_evaluation_mode(name: str) -> None:
+    """Test that in-place dropout, even on a view, leaves nothing where it does not train, and else stays."""
+    text = "  %v : Tensor = aten::t(%x)\n  %y : Tensor = aten::" + name + "(%v, %p, %train)\n  return (%y)"
+    for train in (False, True):
+        constant = f"  %train : bool = prim::Constant[value={int(train)}]()\n"
+        after = made_functional(constant + text).after
+        assert (f"aten::{name}" in ops_of(after)) == train
+
+
+GROWING = """
+  %list : Tensor[] = prim::ListConstruct(%x)
+  %first : Tensor = aten::cat(%list, %zero)
+  %a : Tensor[] = aten::append(%list, %c)
+  %second : Tensor = aten::cat(%list, %zero)
+  %b : Tensor[] = aten::append(%list, %first)
+  %length : int = aten::len(%list)
+  %third : Tensor = aten::cat(%list, %zero)
+  %y : (Tensor, Tensor, int) = prim::TupleConstruct(%second, %third, %length)
+  return (%y)"""
+
+
+def test_a_list_that_grows_becomes_a_list_for_each_reader() -> None:
+    """Test that each reader gets what the list held when it read, and that nothing appends any more."""
+    before, after, count = made_functional(GROWING)
+    assert count == 2
+    assert "aten::append" not in ops_of(after)
+    x = torch.randn(3)
+    for one, other in zip(before(x), after(x), strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("  %third", "  %z : Tensor[] = aten::reverse(%list)\n  %third"),
+        ("  %a :", "  %kept : (Tensor[], int) = prim::TupleConstruct(%list, %zero)\n  %a :"),
+    ],
+    ids=["something else changes it", "something keeps it"],
+)
+def test_not_spelled_out(change: tuple[str, str]) -> None:
+    """Test that a list that something else sees grow, or changes, stays what it is."""
+    text = GROWING.replace(*change).replace("%z : Tensor[] = aten::reverse", "aten::reverse")
+    after = made_functional(text).after
+    assert "aten::append" in ops_of(after)
 
 
 def test_dropout_in_place_goes_in_the_pipeline() -> None:

@@ -108,6 +108,26 @@ def test_wrong_input_is_refused_in_words(inputs: Tensor, words: str) -> None:
         OPS.conv2d(inputs, kernel)
 
 
+@pytest.mark.parametrize("channels", [16, 32, 48, 96, 160, 224])
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(2, 2, 0), (4, 4, 0), (4, 4, 1), (4, 2, 1), (6, 6, 0)]
+)
+def test_windows_that_lie_side_by_side_are_right(
+    channels: int, window: int, stride: int, padding: int
+) -> None:
+    """Test that no kernel is taken that forgets channels: one of oneDNN's does for some of these."""
+    torch.manual_seed(0)
+    weight = torch.randint(-127, 128, (64, channels, window, window), dtype=torch.int8)
+    scales = torch.full((64,), 0.001)
+    geometry = ([stride] * 2, [padding] * 2, [1, 1], 1)
+    kernel = OPS.conv_prepack(weight, scales, None, *geometry, 0.02, 0, None, 0, "", *NO_SUM, None)
+    integers = uint8(1, channels, 24, 24)
+    real = nn.functional.conv2d(
+        integers.double() * 0.02, weight.double() * 0.001, stride=stride, padding=padding
+    )
+    assert sqnr(real, OPS.conv2d(integers, kernel)) > 80
+
+
 @pytest.mark.parametrize("kind", ["add", "mul"])
 @pytest.mark.parametrize("zero_points", [(0, 0), (10, 0), (0, 10), (10, 20)])
 @pytest.mark.parametrize("sizes", [(2, 24, 5, 7), (2, 24, 1, 1), (1, 1, 5, 7), (7,)])

@@ -1,0 +1,57 @@
+"""The op table as a page: ``python -m jitquant.op_document > OPS.md``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jitquant.passes import op_table
+
+HEAD = """\
+# Ops
+
+What jitquant knows of each op, and what each target makes of it: `csrc/op_table.cpp`, `csrc/target_quantized.cpp` and
+`csrc/target_native.cpp`, written out by `python -m jitquant.op_document > OPS.md`. An op that is not here stays float,
+and so does one whose arguments the integer op does not take; `jitquant.summarize` says which and why.
+
+*Output's scale*: from an observer of its own, that of its input, or a fixed one. *As it is*: the op runs on the
+integers unchanged. *Float*: what it takes is dequantized before it, and what takes its result quantizes again.
+"""
+SCALES = {"observed": "observed", "same": "its input's", "fixed": "fixed"}
+TARGETS = ("quantized", "native")
+
+
+def document() -> str:
+    """The whole page, as Markdown."""
+    head = ("op", "activations", "weight", "output's scale", "target `quantized`", "target `native`")
+    lines = [_line(head), _line(["---"] * len(head)), *(_line(_row(row)) for row in op_table())]
+    return f"{HEAD}\n" + "\n".join(lines) + "\n"
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    weight = "" if row["weight"] is None else f"`{row['weight']}`, axis {row['weight_axis']}"
+    columns = [_integer_ops(row[target]) for target in TARGETS]
+    activations = ", ".join(f"`{name}`" for name in row["activations"])
+    return [f"`{row['op']}`", activations, weight, SCALES[row["output"]], *columns]
+
+
+def _integer_ops(column: dict[str, Any]) -> str:
+    """The op that computes, in each of the recipes."""
+    if not column["integer"]:
+        return "float"
+    computing = [_computing_op(recipe) for recipe in column["recipes"]]
+    return ", ".join(f"`{op}`" for op in dict.fromkeys(computing)) or "as it is"
+
+
+def _computing_op(recipe: str) -> str:
+    ops = [re.sub(r".*=\s*", "", statement).split("(")[0].strip() for statement in recipe.split(";")]
+    return [op for op in ops if op != "aten::_make_per_tensor_quantized_tensor"][-1]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
