@@ -11,12 +11,14 @@ from jitquant.passes import op_table
 HEAD = """\
 # Ops
 
-What jitquant knows of each op, and what each target makes of it: `csrc/op_table.cpp`, `csrc/target_quantized.cpp` and
-`csrc/target_native.cpp`, written out by `python -m jitquant.op_document > OPS.md`. An op that is not here stays float,
-and so does one whose arguments the integer op does not take; `jitquant.summarize` says which and why.
+What jitquant knows of each op, and what each target makes of it: `csrc/op_table.cpp`,
+`csrc/target_quantized.cpp` and `csrc/target_native.cpp`, written out by `python -m jitquant.op_document >
+OPS.md`. An op that is not here stays float, and so does one whose arguments the integer op does not take;
+`jitquant.summarize` says which and why.
 
-*Output's scale*: from an observer of its own, that of its input, or a fixed one. *As it is*: the op runs on the
-integers unchanged. *Float*: what it takes is dequantized before it, and what takes its result quantizes again.
+*Output's scale*: from an observer of its own, that of its input, or a fixed one. *As it is*: the op runs on
+the integers unchanged. *Float*: what it takes is dequantized before it, and what takes its result quantizes
+again.
 """
 SCALES = {"observed": "observed", "same": "its input's", "fixed": "fixed"}
 TARGETS = ("quantized", "native")
