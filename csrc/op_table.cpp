@@ -76,7 +76,6 @@ std::vector<OpRow> make_table() {
       observed("aten::leaky_relu"),
       observed("aten::elu"),
       observed("aten::celu"),
-      {.op = "aten::prelu", .activations = {"self"}, .weight = "weight", .output = Output::Observed},
       fixed("aten::sigmoid", 1.0 / 256, 0),
       fixed("aten::hardsigmoid", 1.0 / 256, 0),
       fixed("aten::tanh", 2.0 / 256, 128),

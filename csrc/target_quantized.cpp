@@ -27,7 +27,7 @@ bool goes_to_fbgemm_depthwise(const std::string& engine, int64_t groups, bool de
 
 bool has_wrong_kernel(const Context& context, const Node* conv) {
   const OpRow* row = find_row(conv);
-  if (row == nullptr || !row->weight || conv->kind() == c10::aten::linear) {
+  if (row == nullptr || !row->weight || !conv->schema().argumentIndexWithName("groups")) {
     return false;
   }
   auto groups = constant_of(conv->namedInput("groups"));
@@ -157,11 +157,26 @@ std::string plain_linear_recipe(const std::string& activation) {
          "aten::_make_per_tensor_quantized_tensor(result, $scale, $zero_point)";
 }
 
-// ATen packs transposed weights with one scale only.
-bool has_one_scale(const Context& context, const Lowering& lowering) {
+// ATen packs transposed weights with one scale only. Its oneDNN kernel is wrong where there are not as many
+// output channels as input channels, and takes no output padding; which kernel a file gets, x86 decides.
+bool has_right_transposed_kernel(const Context& context, const Lowering& lowering) {
+  const auto& engine = context.options.engine;
   const Node* weight = lowering.names.at("weight")->node();
-  const bool lacks_it = context.options.engine == "qnnpack" && is_op(lowering.node, "aten::conv_transpose3d");
-  return is_quantize(weight) && !lacks_it;
+  auto more = constant_of(lowering.node->namedInput("output_padding"));
+  auto groups = constant_of(lowering.node->namedInput("groups"));
+  if (!is_quantize(weight) || !more || !groups) {
+    return false;
+  }
+  const auto sizes = more->toIntVector();
+  const bool is_padded = std::any_of(sizes.begin(), sizes.end(), [](int64_t size) { return size != 0; });
+  if (engine == "fbgemm" || (engine == "x86" && (is_padded || groups->toInt() > 100))) {
+    return true;  // fbgemm's
+  }
+  if (engine == "qnnpack") {
+    return !is_op(lowering.node, "aten::conv_transpose3d");
+  }
+  auto data = context.static_tensor(weight->input(0));
+  return !is_padded && data && data->size(0) == data->size(1) * groups->toInt();
 }
 
 void add_transposed_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
@@ -172,15 +187,15 @@ void add_transposed_conv(std::vector<IntegerForm>& forms, const std::string& dim
        .recipe = "packed = " + conv +
                  "_prepack(weight, bias, stride, padding, output_padding, dilation, groups);" + conv +
                  "(input, packed, $scale, $zero_point)",
-       .suits = has_one_scale,
-       .otherwise = "no kernel of this engine takes its weight, which has several scales or is 3-d",
+       .suits = has_right_transposed_kernel,
+       .otherwise = "no kernel of this engine computes it right",
        .per_tensor_weight = true});
 }
 
 // What ATen only has for plain integers.
 void add_moves(std::vector<IntegerForm>& forms) {
   for (const auto& [op, arguments] :
-       {std::pair<std::string, std::string>("aten::gather", "dim, index, sparse_grad"),
+       {std::pair<std::string, std::string>("aten::gather", "dim, index"),
         std::pair<std::string, std::string>("aten::roll", "shifts, dims"),
         std::pair<std::string, std::string>("aten::amax", "dim, keepdim"),
         std::pair<std::string, std::string>("aten::amin", "dim, keepdim")}) {
@@ -210,13 +225,19 @@ bool has_number(const Context& /*context*/, const Lowering& lowering) {
   return lowering.names.count("$number") != 0;
 }
 
+// ATen's takes no batch norm without weight and bias.
+bool has_weights_and_statistics(const Context& context, const Lowering& lowering) {
+  return has_statistics(context, lowering) && context.static_tensor(lowering.node->namedInput("weight")) &&
+         context.static_tensor(lowering.node->namedInput("bias"));
+}
+
 void add_norms(std::vector<IntegerForm>& forms) {
   const std::string batch_norm = "(input, weight, bias, running_mean, running_var, eps, $scale, $zero_point)";
   forms.push_back({.op = "aten::batch_norm",
                    .recipe = "quantized::batch_norm" + batch_norm,
                    .relu_recipe = "quantized::batch_norm_relu" + batch_norm,
-                   .suits = has_statistics,
-                   .otherwise = "it computes statistics, as in training",
+                   .suits = has_weights_and_statistics,
+                   .otherwise = "it has no weights, or computes statistics as in training",
                    .only_among_integers = true,
                    .ignores = {"training", "momentum", "cudnn_enabled"}});
   forms.push_back(
@@ -224,11 +245,11 @@ void add_norms(std::vector<IntegerForm>& forms) {
        .recipe = "quantized::layer_norm(input, normalized_shape, weight, bias, eps, $scale, $zero_point)",
        .suits = is_not_behind_a_sum,
        .otherwise = "the sums before it have outliers that 8 bits do not hold",
-       .only_among_integers = true});
+       .only_among_integers = true, .ignores = {"cudnn_enable"}});
   forms.push_back(
       {.op = "aten::group_norm",
        .recipe = "quantized::group_norm(input, num_groups, weight, bias, eps, $scale, $zero_point)",
-       .only_among_integers = true});
+       .only_among_integers = true, .ignores = {"cudnn_enabled"}});
   forms.push_back(
       {.op = "aten::instance_norm",
        .recipe = "quantized::instance_norm(input, weight, bias, eps, $scale, $zero_point)",
@@ -294,9 +315,6 @@ std::vector<IntegerForm> make_forms() {
         .recipe = "quantized::leaky_relu(self, negative_slope, False, $scale, $zero_point)"},
        {.op = "aten::elu", .recipe = "quantized::elu(self, $scale, $zero_point, alpha, scale, input_scale)"},
        {.op = "aten::celu", .recipe = "quantized::celu(self, $scale, $zero_point, alpha)"},
-       {.op = "aten::prelu",
-        .recipe = "quantized::prelu(self, weight, $scale, $zero_point)",
-        .per_tensor_weight = true},
        {.op = "aten::softmax.int",
         .recipe = "quantized::softmax(self, dim, $scale, $zero_point)",
         .only_among_integers = true},

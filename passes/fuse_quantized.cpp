@@ -294,7 +294,8 @@ class Fuser {
     names["$activation"] =
         constant(before, activation == nullptr ? std::string() : activation_words(activation).value_or(""));
     if (auto linear = linear_of(node)) {
-      names["$number"] = quantized_number(linear->second == 0 ? linear->first : linear->second, before);
+      const bool is_factor = is_op(node, {"aten::mul", "aten::div"});
+      names["$number"] = quantized_number(is_factor ? linear->first : linear->second, before);
     }
     lowering.sum = chain.add != nullptr;
     names["$sum"] = constant(before, std::string(lowering.sum ? "copy" : ""));

@@ -282,8 +282,10 @@ bool spell_out_padding(const Context& context, Node* node) {
 // A tensor without dimensions that stays what it is, as a number.
 std::optional<c10::Scalar> number_of(const Context& context, const Value* value) {
   auto data = context.static_tensor(value);
-  const bool is_number =
-      data && data->dim() == 0 && (data->scalar_type() == at::kFloat || data->scalar_type() == at::kLong);
+  // A trace writes a number of Python's as such a double.
+  const bool is_number = data && data->dim() == 0 &&
+                         (data->scalar_type() == at::kFloat || data->scalar_type() == at::kLong ||
+                          (data->scalar_type() == at::kDouble && data->unsafeGetTensorImpl()->is_wrapped_number()));
   return is_number ? std::optional(data->item()) : std::nullopt;
 }
 
@@ -314,6 +316,35 @@ bool take_number(const Context& context, Node* node) {
   return true;
 }
 
+// A script has a number minus a tensor as the number added to what is negated.
+bool spell_out_difference(Node* node) {
+  const bool adds_number = node->kind() == c10::aten::add && node->schema().overload_name() == "Scalar" &&
+                           constant_of(node->namedInput("alpha")) == c10::IValue(1);
+  Node* negation = adds_number ? node->input(0)->node() : nullptr;
+  if (negation == nullptr || negation->kind() != c10::aten::neg || only_user(negation->output()) != node) {
+    return false;
+  }
+  node->output()->replaceAllUsesWith(
+      insert_op(node, node, "aten::rsub", {negation->input(), node->input(1), node->input(2)}));
+  node->destroy();
+  return true;
+}
+
+// Padding by reflection has an op for each number of dimensions.
+bool spell_out_reflection(Node* node) {
+  auto mode = is_op(node, "aten::pad") ? constant_of(node->namedInput("mode")) : std::nullopt;
+  auto sides = mode && mode->toStringRef() == "reflect" ? constant_of(node->namedInput("pad")) : std::nullopt;
+  const size_t dimensions = sides ? sides->toIntVector().size() / 2 : 0;
+  if (dimensions != 1 && dimensions != 2) {
+    return false;
+  }
+  node->output()->replaceAllUsesWith(insert_op(node, node,
+                                               "aten::reflection_pad" + std::to_string(dimensions) + "d",
+                                               {node->namedInput("self"), node->namedInput("pad")}));
+  node->destroy();
+  return true;
+}
+
 // stack is cat of tensors with a dimension more.
 bool spell_out_stack(Node* node) {
   if (!is_op(node, "aten::stack") || node->input(0)->node()->kind() != c10::prim::ListConstruct) {
@@ -337,7 +368,8 @@ int64_t NormalizeOps(Context& context) {
   for (const auto& graph : context.graphs()) {
     count += apply_rules(context, graph, rules);
     for_each_node(graph->block(), [&](Node* node) {
-      count += spell_out_padding(context, node) || take_number(context, node) || spell_out_stack(node);
+      count += spell_out_padding(context, node) || take_number(context, node) ||
+               spell_out_difference(node) || spell_out_reflection(node) || spell_out_stack(node);
     });
     eliminate_dead_code(graph);
   }

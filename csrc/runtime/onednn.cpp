@@ -65,11 +65,18 @@ std::vector<int64_t> strides_of(c10::IntArrayRef sizes, Layout layout) {
   return strides;
 }
 
+// oneDNN has no tensors without dimensions.
 dnnl::memory::desc desc_of(c10::IntArrayRef sizes, at::ScalarType dtype, Layout layout) {
+  if (sizes.empty()) {
+    return desc_of(c10::IntArrayRef({1}), dtype, Layout::Contiguous);
+  }
   return {sizes.vec(), data_type(dtype), strides_of(sizes, layout)};
 }
 
 dnnl::memory::desc desc_of(const at::Tensor& tensor) {
+  if (tensor.dim() == 0) {
+    return desc_of(tensor.view({1}));
+  }
   return {tensor.sizes().vec(), data_type(tensor.scalar_type()), tensor.strides().vec()};
 }
 
