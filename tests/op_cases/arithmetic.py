@@ -191,7 +191,7 @@ def add_number_then_relu(x: Tensor) -> Tensor:
 
 
 def plus_zero(x: Tensor) -> Tensor:
-    return x + 0
+    return x + 0.0
 
 
 def plus_number_tensor(x: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def rsub_function(x: Tensor) -> Tensor:
 
 
 def zero_minus(x: Tensor) -> Tensor:
-    return 0 - x
+    return torch.rsub(x, 0)
 
 
 def times_number(x: Tensor) -> Tensor:

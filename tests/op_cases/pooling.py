@@ -137,16 +137,26 @@ def reflect_2d(x: Tensor) -> Tensor:
     return F.pad(x, [1, 0, 2, 1], mode="reflect")
 
 
+def plain_reflection1d(x: Tensor) -> Tensor:
+    return torch.ops.aten.reflection_pad1d(x, [1, 2])
+
+
+def plain_reflection2d(x: Tensor) -> Tensor:
+    return torch.ops.aten.reflection_pad2d(x, [1, 2, 0, 3])
+
+
 spellings(
     "aten::reflection_pad1d",
     "aten::reflection_pad1d",
     "conv1d",
+    aten=plain_reflection1d,
     module=nn.ReflectionPad1d(2),
     functional=reflect_1d,
 )
 spellings(
     "aten::reflection_pad2d",
     "aten::reflection_pad2d",
+    aten=plain_reflection2d,
     module=nn.ReflectionPad2d((1, 2, 0, 3)),
     functional=reflect_2d,
 )

@@ -168,7 +168,8 @@ class FunctionalTransposed1d(FunctionalTransposed):
         super().__init__(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose1d(self.head(x), self.weight, self.bias, stride=2, groups=2)
+        x = self.head(x)
+        return F.conv_transpose1d(x, self.weight, self.bias, stride=2, output_padding=1, groups=2)
 
 
 class FunctionalTransposed2d(FunctionalTransposed):
@@ -176,7 +177,8 @@ class FunctionalTransposed2d(FunctionalTransposed):
         super().__init__(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose2d(self.head(x), self.weight, self.bias, padding=1, groups=2, dilation=2)
+        x = self.head(x)
+        return F.conv_transpose2d(x, self.weight, self.bias, (2, 3), 1, (1, 2), groups=2, dilation=2)
 
 
 class FunctionalTransposed3d(FunctionalTransposed):
@@ -184,14 +186,27 @@ class FunctionalTransposed3d(FunctionalTransposed):
         super().__init__(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose3d(self.head(x), self.weight, self.bias, padding=1, groups=2)
+        x = self.head(x)
+        return F.conv_transpose3d(x, self.weight, self.bias, stride=2, output_padding=1, groups=2)
 
 
 def transposed(number: int, *behind: nn.Module, **arguments: Any) -> nn.Sequential:
-    """A transposed convolution behind a convolution."""
+    """A transposed convolution behind a convolution. On oneDNN, stock torch has those without
+    output_padding wrong, and none with it."""
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[number - 1]
     up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[number - 1]
-    return nn.Sequential(conv(3, 8, 3, padding=1), up(8, 4, 3, **arguments), *behind)
+    return nn.Sequential(
+        conv(3, 8, 3, padding=1), up(8, 4, 3, stride=2, padding=1, output_padding=1, **arguments), *behind
+    )
+
+
+def transposed_without_padding(number: int, features: int) -> nn.Sequential:
+    """The same without output_padding, between two convolutions."""
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[number - 1]
+    up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[number - 1]
+    return nn.Sequential(
+        conv(3, 8, 3, padding=1), up(8, features, 3, stride=2, groups=2), nn.ReLU(), conv(features, 4, 1)
+    )
 
 
 for number, functional in enumerate(
@@ -203,7 +218,7 @@ for number, functional in enumerate(
         f"quantized::{op}",
         f"conv{number}d",
         0,
-        module=functools.partial(transposed, number, stride=2, padding=1, output_padding=1),
+        module=functools.partial(transposed, number),
         without_bias=functools.partial(transposed, number, bias=False),
         relu=functools.partial(transposed, number, nn.ReLU()),
         hardtanh=functools.partial(transposed, number, nn.Hardtanh(-0.1, 0.2)),
