@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import FileCheck
 
 from jitquant.passes import PassOptions
-from tests.graphs import argument, graph_of, nodes_of, ops_of
+from tests.graphs import Attributes, argument, graph_of, nodes_of, ops_of
 from tests.quantized_ir import (
     INPUT_PARAMS,
     QINT8,
@@ -157,6 +157,8 @@ UNARY = {
     "hardswish": ("aten::hardswish(%xd)", (0.03, 20), "quantized::hardswish"),
     "leaky_relu": ("aten::leaky_relu(%xd, %slope)", (0.03, 20), "quantized::leaky_relu"),
     "elu": ("aten::elu(%xd, %alpha, %scale, %input_scale)", (0.03, 60), "quantized::elu"),
+    "celu": ("aten::celu(%xd, %alpha)", (0.03, 60), "quantized::celu"),
+    "softmax": ("aten::softmax(%xd, %last, %none)", (1 / 256, 0), "quantized::softmax"),
     "sigmoid": ("aten::sigmoid(%xd)", (1 / 256, 0), "quantized::sigmoid"),
     "hardsigmoid": ("aten::hardsigmoid(%xd)", (1 / 256, 0), "aten::hardsigmoid"),
     "tanh": ("aten::tanh(%xd)", (2 / 256, 128), "aten::tanh"),
@@ -179,11 +181,11 @@ graph(%self, %x : Tensor):
 def test_an_activation_function_is_fused(name: str) -> None:
     """Test that activation functions become integer ops, with all their arguments."""
     call, out, integer = UNARY[name]
-    values = constants(slope=0.2, alpha=0.7, scale=1.3, input_scale=0.8)
+    values = constants(slope=0.2, alpha=0.7, scale=1.3, input_scale=0.8, last=-1, none=None)
     run = run_with(FUSE, one_op(call, out, values=values))
     assert run.count == 1
     assert ops_of(run.after) == ["aten::quantize_per_tensor", integer, "aten::dequantize"]
-    check_within_a_step(run.before, run.after, torch.randn(500), step=out[0])
+    check_within_a_step(run.before, run.after, torch.randn(100, 5), step=out[0])
 
 
 MOVED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -206,6 +208,10 @@ MOVED: dict[str, tuple[str, dict[str, Any]]] = {
     "permute": ("aten::permute(%xd, %order)", {"order": [0, 2, 3, 1]}),
     "slice": ("aten::slice(%xd, %one, %one, %none, %one)", {"one": 1, "none": None}),
     "select": ("aten::select(%xd, %one, %one)", {"one": 1}),
+    "flip": ("aten::flip(%xd, %dims)", {"dims": [1, 3]}),
+    "repeat": ("aten::repeat(%xd, %times)", {"times": [1, 2, 1, 1]}),
+    "max": ("aten::max(%xd)", {}),
+    "reflection_pad2d": ("aten::reflection_pad2d(%xd, %pad)", {"pad": [1, 2, 0, 3]}),
 }
 
 
@@ -218,6 +224,48 @@ def test_an_op_that_keeps_parameters_moves_to_the_integers(name: str) -> None:
     op = call.split("(")[0]
     assert ops_of(run.after) == ["aten::quantize_per_tensor", op, "aten::dequantize"]
     check_within_a_step(run.before, run.after, torch.randn(4, 8, 6, 6), step=INPUT_PARAMS[0])
+
+
+# ATen runs them on plain integers only.
+PLAIN_MOVES: dict[str, tuple[str, dict[str, Any]]] = {
+    "roll": ("aten::roll(%xd, %shifts, %dims)", {"shifts": [1, -2], "dims": [1, 3]}),
+    "amax": ("aten::amax(%xd, %dims, %no)", {"dims": [1], "no": False}),
+    "amin": ("aten::amin(%xd, %dims, %yes)", {"dims": [2, 3], "yes": True}),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN_MOVES)
+def test_what_quantized_tensors_lack_is_done_on_plain_integers(name: str) -> None:
+    """Test that such ops take the integers out and give them their parameters again."""
+    call, values = PLAIN_MOVES[name]
+    run = run_with(FUSE, one_op(call, INPUT_PARAMS, values=constants(**values)))
+    assert run.count == 1
+    assert ops_of(run.after) == [
+        "aten::quantize_per_tensor",
+        "aten::int_repr",
+        f"aten::{name}",
+        "aten::_make_per_tensor_quantized_tensor",
+        "aten::dequantize",
+    ]
+    check_within_a_step(run.before, run.after, torch.randn(4, 8, 6, 6), step=INPUT_PARAMS[0])
+
+
+@pytest.mark.parametrize("op", ["max", "min"])
+def test_values_move_to_the_integers_and_places_stay(op: str) -> None:
+    """Test that of an op which gives values and their places, only the values are integers of a scale."""
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(one=1, no=False)}
+{pair("xd", "x", *INPUT_PARAMS)}
+  %result : Tensor, %places : Tensor = aten::{op}(%xd, %one, %no)
+{pair("y", "result", *INPUT_PARAMS)}
+{both("y", "places")}"""
+    run = run_with(FUSE, text)
+    assert run.count == 1
+    assert ops_of(run.after)[1:3] == [f"aten::{op}", "aten::dequantize"]
+    x = torch.randn(5, 30)
+    torch.testing.assert_close(run.after(x)[0], run.before(x)[0])
+    assert torch.equal(run.after(x)[1], run.before(x)[1])
 
 
 def test_a_list_of_outputs_moves_to_the_integers() -> None:
@@ -427,6 +475,185 @@ def test_a_clamp_behind_an_op_that_absorbs_none_moves_by_itself() -> None:
     run = run_with(FUSE, text)
     assert run.count == 0
     FileCheck().check("aten::hardswish").check("aten::relu").run(graph_of(run.after))
+
+
+# Arithmetic with a number
+
+WITH_NUMBER = {
+    "add": ("aten::add(%xd, %number, %one)", (0.03, 110), ["quantized::add"]),
+    "sub": ("aten::sub(%xd, %number, %one)", (0.03, 130), ["quantized::add"]),
+    "rsub": ("aten::rsub(%xd, %number, %one)", (0.03, 120), ["quantized::mul_scalar", "quantized::add"]),
+    "mul": ("aten::mul(%xd, %number)", (0.06, 120), ["quantized::mul"]),
+    "div": ("aten::div(%xd, %number)", (0.06, 120), ["quantized::mul"]),
+}
+
+
+@pytest.mark.parametrize("number", [0.7, -1.3, 2])
+@pytest.mark.parametrize("name", WITH_NUMBER)
+def test_arithmetic_with_a_number_is_fused(name: str, number: float) -> None:
+    """Test that the number becomes a quantized tensor that holds it exactly."""
+    call, out, integer = WITH_NUMBER[name]
+    run = run_with(FUSE, one_op(call, out, values=constants(number=number, one=1)))
+    assert run.count == 1
+    assert ops_of(run.after) == ["aten::quantize_per_tensor", *integer, "aten::dequantize"]
+    check_within_a_step(run.before, run.after, torch.randn(500), step=out[0])
+
+
+@pytest.mark.xfail(strict=True, reason="adds the factor where there is nothing to add")
+@pytest.mark.parametrize("name", ["add", "sub", "rsub"])
+def test_adding_zero_adds_nothing(name: str) -> None:
+    """Test that a sum or difference with 0.0 is right."""
+    call, out, _ = WITH_NUMBER[name]
+    run = run_with(FUSE, one_op(call, out, values=constants(number=0.0, one=1)))
+    check_within_a_step(run.before, run.after, torch.randn(500), step=out[0])
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "rsub"])
+def test_a_number_with_an_alpha_stays_float(name: str) -> None:
+    """Test that a sum or difference with a multiple, which no integer op has, is left alone."""
+    call, out, _ = WITH_NUMBER[name]
+    run = run_with(FUSE, one_op(call.replace("%one", "%two"), out, values=constants(number=0.7, two=2)))
+    assert run.count == 0
+    check_within_a_step(run.before, run.after, torch.randn(500), step=out[0])
+
+
+def test_a_number_that_is_not_known_stays_float() -> None:
+    """Test that a product with a number that is another one at each call is left alone."""
+    values = constants(zero=0) + "  %number : int = aten::size(%x, %zero)\n"
+    run = run_with(FUSE, one_op("aten::mul(%xd, %number)", (0.1, 120), values=values))
+    assert run.count == 0
+    check_within_a_step(run.before, run.after, torch.randn(5, 80), step=0.1)
+
+
+@pytest.mark.parametrize("relu", ["", "_relu"])
+def test_a_difference_is_fused(relu: str) -> None:
+    """Test that a difference becomes a sum with minus the other operand."""
+    text = f"""
+graph(%self, %x : Tensor, %z : Tensor):
+{constants(one=1)}
+{pair("xd", "x", 0.03, 120)}
+{pair("zd", "z", 0.02, 140)}
+  %result : Tensor = aten::sub(%xd, %zd, %one)
+{RELU if relu else ""}
+{pair("y", "after" if relu else "result", 0.037, 100)}
+  return (%y)"""
+    run = run_with(FUSE, text)
+    assert run.count == 1
+    assert ops_of(run.after)[2:] == ["quantized::mul_scalar", f"quantized::add{relu}", "aten::dequantize"]
+    check_within_a_step(run.before, run.after, *torch.randn(2, 300).unbind(), step=0.037)
+
+
+# Norms
+
+CHANNELS = {
+    "weight": torch.linspace(0.5, 1.5, 8),
+    "bias": torch.linspace(-0.3, 0.4, 8),
+    "mean": torch.linspace(-0.2, 0.3, 8),
+    "var": torch.linspace(0.5, 1.5, 8),
+}
+NORMS = {
+    "layer_norm": "aten::layer_norm(%xd, %shape, %weight, %bias, %eps, %yes)",
+    "batch_norm": "aten::batch_norm(%xd, %weight, %bias, %mean, %var, %no, %part, %eps, %no)",
+    "group_norm": "aten::group_norm(%xd, %two, %weight, %bias, %eps, %yes)",
+    "instance_norm": "aten::instance_norm(%xd, %weight, %bias, %none, %none, %yes, %part, %eps, %no)",
+}
+
+
+def norm(call: str, *, before: str = "") -> str:
+    """A norm of eight channels between dequantize and quantize."""
+    values = constants(shape=[8], eps=1e-5, part=0.1, two=2, one=1, no=False, yes=True, none=None)
+    return one_op(call, (0.04, 110), values=values + "".join(map(attribute, CHANNELS)), before=before)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_is_fused(name: str) -> None:
+    """Test that a norm becomes one integer op, with its weights and statistics."""
+    run = run_with(FUSE, norm(NORMS[name]), CHANNELS)
+    assert run.count == 1
+    assert ops_of(run.after) == ["aten::quantize_per_tensor", f"quantized::{name}", "aten::dequantize"]
+    x = torch.randn(40, 8) if name == "layer_norm" else torch.randn(3, 8, 6, 6)
+    check_within_a_step(run.before, run.after, x, step=0.04)
+
+
+def test_a_batch_norm_takes_a_relu_along() -> None:
+    """Test that a batch norm and the relu behind it are one integer op."""
+    text = norm(NORMS["batch_norm"]).replace(
+        pair("y", "result", 0.04, 110), RELU + pair("y", "after", 0.02, 0)
+    )
+    run = run_with(FUSE, text, CHANNELS)
+    assert run.count == 1
+    integer = ["aten::quantize_per_tensor", "quantized::batch_norm_relu", "aten::dequantize"]
+    assert ops_of(run.after) == integer
+    check_within_a_step(run.before, run.after, torch.randn(3, 8, 6, 6), step=0.02)
+
+
+def test_a_layer_norm_behind_a_sum_stays_float() -> None:
+    """Test that the sums of a transformer, whose outliers 8 bits do not hold, are normalized as floats."""
+    before = "  %sum : Tensor = aten::add(%xd, %xd, %one)\n" + pair("s", "sum", 0.06, 120)
+    run = run_with(FUSE, norm(NORMS["layer_norm"].replace("%xd", "%s"), before=before), CHANNELS)
+    assert run.count == 1
+    FileCheck().check("quantized::add").check("aten::layer_norm").check_not("quantized::layer_norm").run(
+        graph_of(run.after)
+    )
+    check_within_a_step(run.before, run.after, torch.randn(40, 8), step=0.04)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        NORMS["batch_norm"].replace("%var, %no", "%var, %yes"),
+        NORMS["batch_norm"].replace("%mean, %var", "%none, %none"),
+        NORMS["instance_norm"].replace("%none, %none, %yes", "%mean, %var, %no"),
+    ],
+    ids=["batch norm in training mode", "batch norm without statistics", "instance norm with statistics"],
+)
+def test_a_norm_with_other_statistics_stays_float(call: str) -> None:
+    """Test that a batch norm that uses its input's statistics is left alone, and the opposite for others."""
+    run = run_with(FUSE, norm(call.replace("%none, %none, %no,", "%none, %none, %yes,")), CHANNELS)
+    assert run.count == 0
+    check_within_a_step(run.before, run.after, torch.randn(3, 8, 6, 6), step=0.04)
+
+
+# Transposed convolutions
+
+
+def transposed(*, per_channel: bool, output_padding: int = 0) -> tuple[str, Attributes]:
+    weight_text, attributes = weight_pair(torch.randn(6, 4, 3, 3) * 0.2, per_channel=per_channel)
+    values = constants(twos=[2, 2], ones=[1, 1], out=[output_padding] * 2, one=1)
+    text = f"""
+graph(%self, %x : Tensor):
+{values}{attribute("bias")}
+{weight_text}
+{pair("xd", "x", *INPUT_PARAMS)}
+  %result : Tensor = aten::conv_transpose2d(%xd, %weight_d, %bias, %twos, %ones, %out, %one, %ones)
+{pair("y", "result", 0.04, 120)}
+  return (%y)"""
+    return text, {**attributes, "bias": torch.randn(4) * 0.2}
+
+
+@pytest.mark.parametrize("engine", ["fbgemm", "qnnpack"])
+@pytest.mark.parametrize("output_padding", [0, 1])
+def test_a_transposed_convolution_is_fused(output_padding: int, engine: str) -> None:
+    """Test that a transposed convolution whose weight has one scale becomes one integer op."""
+    text, attributes = transposed(per_channel=False, output_padding=output_padding)
+    torch.backends.quantized.engine, default = engine, torch.backends.quantized.engine
+    try:
+        run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
+        assert run.count == 1
+        FileCheck().check("quantized::conv_transpose2d_prepack(").check("quantized::conv_transpose2d(").run(
+            graph_of(run.after)
+        )
+        check_within_a_step(run.before, run.after, torch.randn(2, 6, 7, 7), step=0.04)
+    finally:
+        torch.backends.quantized.engine = default
+
+
+def test_a_transposed_convolution_with_a_scale_for_each_channel_stays_float() -> None:
+    """Test that what ATen cannot pack is left alone."""
+    run = run_with(FUSE, *transposed(per_channel=True))
+    assert run.count == 0
+    FileCheck().check("aten::conv_transpose2d").run(graph_of(run.after))
+    check_within_a_step(run.before, run.after, torch.randn(2, 6, 7, 7), step=0.04)
 
 
 # What stays float

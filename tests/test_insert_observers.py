@@ -201,16 +201,30 @@ graph(%self, %x : Tensor):
     assert observed_kinds(observed(text)) == ["aten::erf", "aten::hardswish"]
 
 
-def test_a_transposed_convolution_is_not_observed() -> None:
-    """Test that a row of the table which has no integer form on the target is left alone."""
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_the_weight_of_a_transposed_convolution_is_observed_along_its_outputs(dimensions: int) -> None:
+    """Test that the observer of a transposed weight has a range for each output channel, which is axis 1."""
     text = f"""
 graph(%self, %x : Tensor):
-{constants(ones=[1, 1], zeros=[0, 0], one=1, none=None)}
+{constants(ones=[1] * dimensions, zeros=[0] * dimensions, one=1, none=None)}
   %weight : Tensor = prim::GetAttr[name="weight"](%self)
-  %y : Tensor = aten::conv_transpose2d(%x, %weight, %none, %ones, %zeros, %zeros, %one, %ones)
+  %y : Tensor = aten::conv_transpose{dimensions}d(%x, %weight, %none, %ones, %zeros, %zeros, %one, %ones)
   return (%y)"""
-    module = observed(text, {"weight": torch.randn(3, 4, 2, 2)})
-    assert calls(module) == []
+    weight = torch.randn(3, 4, *[2] * dimensions)
+    module = observed(text, {"weight": weight})
+    of_weight, of_input, of_output = (observer_of(module, call) for call in calls(module))
+    if observed_kinds(module)[0] != "prim::GetAttr":
+        of_weight, of_input = of_input, of_weight
+    assert sorted(observed_kinds(module)) == [
+        f"aten::conv_transpose{dimensions}d",
+        "prim::GetAttr",
+        "prim::Param",
+    ]
+    assert of_weight.getattr("ch_axis") == 1
+    assert not of_input.hasattr("ch_axis")
+    assert not of_output.hasattr("ch_axis")
+    module(torch.randn(2, 3, *[5] * dimensions))
+    assert of_weight.getattr("max_val").shape == (4,)
 
 
 @pytest.mark.parametrize("op", ["sigmoid", "hardsigmoid", "tanh"])

@@ -375,7 +375,6 @@ ADDENDS = {
     "one for each row": ("%b, %one", torch.randn(2, 1)),
     "a number": ("%two, %one", torch.randn(3)),
     "one number": ("%b, %one", torch.randn(1)),
-    "a scalar tensor": ("%b, %one", torch.tensor(0.5)),
 }
 
 
@@ -393,6 +392,21 @@ def test_sum_stays_when_the_addend_is_no_bias(name: str, transposed: bool) -> No
     weight = (MATRIX if transposed else TRANSPOSED)["weight"]
     before, after, _ = normalized(body, {"weight": weight, "bias": bias}, count=1)
     assert ops_of(after)[-2:] == ["aten::linear", "aten::add"]
+    check_same_numbers(before, after, ROWS)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["matmul", "matmul of t"])
+def test_a_scalar_tensor_is_added_as_a_number(transposed: bool) -> None:
+    """Test that of a product and a tensor without dimensions the sum stays, as one with a number."""
+    matrix = "  %m : Tensor = aten::matmul(%x, %w)"
+    if transposed:
+        matrix = "  %t : Tensor = aten::t(%w)\n  %m : Tensor = aten::matmul(%x, %t)"
+    body = f"\n{matrix}\n  %y : Tensor = aten::add(%m, %b, %one)"
+    weight = (MATRIX if transposed else TRANSPOSED)["weight"]
+    before, after, _ = normalized(body, {"weight": weight, "bias": torch.tensor(0.5)}, count=2)
+    assert ops_of(after)[-2:] == ["aten::linear", "aten::add"]
+    (add,) = nodes_of(after, "aten::add")
+    assert argument(add, 1) == 0.5
     check_same_numbers(before, after, ROWS)
 
 
@@ -647,3 +661,104 @@ def test_a_networks_own_shuffle_is_one_op(example: tuple[Tensor, ...]) -> None:
     assert [op for op in ops_of(after) if op in ("aten::reshape", "aten::transpose")] == []
     assert ops_of(after).count("aten::channel_shuffle") == 1
     check_same_numbers(Shuffle(), after, torch.randn(1, 9, 5, 2))
+
+
+# Arithmetic with a number
+
+NUMBERS = {
+    "add": ("aten::add(%x, %b, %two)", "aten::add.Scalar", [0.5, 2]),
+    "add to a number": ("aten::add(%b, %x, %one)", "aten::add.Scalar", [0.5, 1]),
+    "sub": ("aten::sub(%x, %b, %two)", "aten::sub.Scalar", [0.5, 2]),
+    "sub from a number": ("aten::sub(%b, %x, %one)", "aten::rsub.Scalar", [0.5, 1]),
+    "mul": ("aten::mul(%x, %b)", "aten::mul.Scalar", [0.5]),
+    "mul of a number": ("aten::mul(%b, %x)", "aten::mul.Scalar", [0.5]),
+    "div": ("aten::div(%x, %b)", "aten::div.Scalar", [0.5]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_tensor_that_holds_one_number_becomes_that_number(name: str) -> None:
+    """Test that arithmetic with a constant tensor without dimensions, on either side, is with a number."""
+    call, op, arguments = NUMBERS[name]
+    body = f"\n  %y : Tensor = {call}"
+    before, after, _ = normalized(body, {"bias": torch.tensor(0.5)}, count=1)
+    (node,) = nodes_of(after, op.split(".")[0])
+    assert node.schema().startswith(f"{op}(")
+    assert [argument(node, index + 1) for index in range(len(arguments))] == arguments
+    check_same_numbers(before, after, ROWS)
+
+
+def test_a_whole_number_stays_whole() -> None:
+    """Test that a tensor that holds an integer becomes an int."""
+    before, after, _ = normalized("\n  %y : Tensor = aten::mul(%x, %b)", {"bias": torch.tensor(3)}, count=1)
+    (node,) = nodes_of(after, "aten::mul")
+    assert isinstance(argument(node, 1), int)
+    check_same_numbers(before, after, ROWS)
+
+
+NO_NUMBERS = {
+    "one element": ("aten::mul(%x, %b)", torch.tensor([0.5])),
+    "a vector": ("aten::add(%x, %b, %one)", torch.randn(4)),
+    "a bool": ("aten::mul(%x, %b)", torch.tensor(True)),
+    "a double": ("aten::mul(%x, %b)", torch.tensor(0.5, dtype=torch.float64)),
+    "alpha on the left": ("aten::add(%b, %x, %two)", torch.tensor(0.5)),
+    "alpha on the left of a difference": ("aten::sub(%b, %x, %two)", torch.tensor(0.5)),
+    "divided by a tensor": ("aten::div(%b, %x)", torch.tensor(0.5)),
+}
+
+
+@pytest.mark.parametrize("name", NO_NUMBERS)
+def test_tensors_that_are_no_numbers_stay(name: str) -> None:
+    """Test that what has dimensions, another dtype or an alpha on its other side is left alone."""
+    call, value = NO_NUMBERS[name]
+    before, after, _ = normalized(f"\n  %y : Tensor = {call}", {"bias": value}, count=0)
+    check_same_numbers(before, after, ROWS)
+
+
+def test_a_number_that_is_computed_stays() -> None:
+    """Test that a tensor without dimensions that is another one at each call is left alone."""
+    body = "\n  %m : Tensor = aten::mean(%x, %none)\n  %y : Tensor = aten::mul(%x, %m)"
+    before, after, _ = normalized(body, count=0)
+    check_same_numbers(before, after, ROWS)
+
+
+# Other names
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_stack_is_cat_of_what_has_one_dimension_more(dim: int) -> None:
+    """Test that stack becomes unsqueeze of each part and cat, at any place."""
+    body = f"""
+  %dim : int = prim::Constant[value={dim}]()
+  %list : Tensor[] = prim::ListConstruct(%x, %z, %x)
+  %y : Tensor = aten::stack(%list, %dim)"""
+    before, after, _ = normalized(body, inputs="%x : Tensor, %z : Tensor", count=1)
+    assert ops_of(after) == ["aten::unsqueeze"] * 3 + ["aten::cat"]
+    check_same_numbers(before, after, ROWS, torch.randn(ROWS.shape))
+
+
+def test_a_stack_of_a_list_from_elsewhere_stays() -> None:
+    """Test that the parts of a list that is not written out are left together."""
+    body = """
+  %list : Tensor[] = aten::unbind(%x, %zero)
+  %y : Tensor = aten::stack(%list, %one)"""
+    before, after, _ = normalized(body, count=0)
+    assert ops_of(after) == ["aten::unbind", "aten::stack"]
+    check_same_numbers(before, after, ROWS)
+
+
+def test_a_product_of_batches_is_a_matmul() -> None:
+    """Test that bmm becomes matmul."""
+    before, after, _ = normalized(
+        "\n  %y : Tensor = aten::bmm(%x, %z)", inputs="%x : Tensor, %z : Tensor", count=1
+    )
+    assert ops_of(after) == ["aten::matmul"]
+    check_same_numbers(before, after, torch.randn(3, 4, 5), torch.randn(3, 5, 2))
+
+
+@pytest.mark.parametrize("op", ["swapaxes", "swapdims"])
+def test_other_names_of_transpose(op: str) -> None:
+    """Test that swapaxes and swapdims become transpose."""
+    before, after, _ = normalized(f"\n  %y : Tensor = aten::{op}(%x, %zero, %two)", count=1)
+    assert ops_of(after) == ["aten::transpose"]
+    check_same_numbers(before, after, torch.randn(2, 3, 4))
