@@ -182,23 +182,21 @@ bool has_right_transposed_kernel(const Context& context, const Lowering& lowerin
 void add_transposed_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
   const std::string conv = "quantized::conv_transpose" + dimensions + "d";
   const std::string overload = dimensions == "1" ? "" : ".input";
-  forms.push_back(
-      {.op = "aten::conv_transpose" + dimensions + "d" + overload,
-       .recipe = "packed = " + conv +
-                 "_prepack(weight, bias, stride, padding, output_padding, dilation, groups);" + conv +
-                 "(input, packed, $scale, $zero_point)",
-       .suits = has_right_transposed_kernel,
-       .otherwise = "no kernel of this engine computes it right",
-       .per_tensor_weight = true});
+  forms.push_back({.op = "aten::conv_transpose" + dimensions + "d" + overload,
+                   .recipe = "packed = " + conv +
+                             "_prepack(weight, bias, stride, padding, output_padding, dilation, groups);" +
+                             conv + "(input, packed, $scale, $zero_point)",
+                   .suits = has_right_transposed_kernel,
+                   .otherwise = "no kernel of this engine computes it right",
+                   .per_tensor_weight = true});
 }
 
 // What ATen only has for plain integers.
 void add_moves(std::vector<IntegerForm>& forms) {
-  for (const auto& [op, arguments] :
-       {std::pair<std::string, std::string>("aten::gather", "dim, index"),
-        std::pair<std::string, std::string>("aten::roll", "shifts, dims"),
-        std::pair<std::string, std::string>("aten::amax", "dim, keepdim"),
-        std::pair<std::string, std::string>("aten::amin", "dim, keepdim")}) {
+  for (const auto& [op, arguments] : {std::pair<std::string, std::string>("aten::gather", "dim, index"),
+                                      std::pair<std::string, std::string>("aten::roll", "shifts, dims"),
+                                      std::pair<std::string, std::string>("aten::amax", "dim, keepdim"),
+                                      std::pair<std::string, std::string>("aten::amin", "dim, keepdim")}) {
     forms.push_back(
         {.op = op,
          .recipe = "plain = aten::int_repr(self); moved = " + op + "(plain, " + arguments +
@@ -245,11 +243,13 @@ void add_norms(std::vector<IntegerForm>& forms) {
        .recipe = "quantized::layer_norm(input, normalized_shape, weight, bias, eps, $scale, $zero_point)",
        .suits = is_not_behind_a_sum,
        .otherwise = "the sums before it have outliers that 8 bits do not hold",
-       .only_among_integers = true, .ignores = {"cudnn_enable"}});
+       .only_among_integers = true,
+       .ignores = {"cudnn_enable"}});
   forms.push_back(
       {.op = "aten::group_norm",
        .recipe = "quantized::group_norm(input, num_groups, weight, bias, eps, $scale, $zero_point)",
-       .only_among_integers = true, .ignores = {"cudnn_enabled"}});
+       .only_among_integers = true,
+       .ignores = {"cudnn_enabled"}});
   forms.push_back(
       {.op = "aten::instance_norm",
        .recipe = "quantized::instance_norm(input, weight, bias, eps, $scale, $zero_point)",

@@ -283,9 +283,10 @@ bool spell_out_padding(const Context& context, Node* node) {
 std::optional<c10::Scalar> number_of(const Context& context, const Value* value) {
   auto data = context.static_tensor(value);
   // A trace writes a number of Python's as such a double.
-  const bool is_number = data && data->dim() == 0 &&
-                         (data->scalar_type() == at::kFloat || data->scalar_type() == at::kLong ||
-                          (data->scalar_type() == at::kDouble && data->unsafeGetTensorImpl()->is_wrapped_number()));
+  const bool is_number =
+      data && data->dim() == 0 &&
+      (data->scalar_type() == at::kFloat || data->scalar_type() == at::kLong ||
+       (data->scalar_type() == at::kDouble && data->unsafeGetTensorImpl()->is_wrapped_number()));
   return is_number ? std::optional(data->item()) : std::nullopt;
 }
 
@@ -368,8 +369,8 @@ int64_t NormalizeOps(Context& context) {
   for (const auto& graph : context.graphs()) {
     count += apply_rules(context, graph, rules);
     for_each_node(graph->block(), [&](Node* node) {
-      count += spell_out_padding(context, node) || take_number(context, node) ||
-               spell_out_difference(node) || spell_out_reflection(node) || spell_out_stack(node);
+      count += spell_out_padding(context, node) || take_number(context, node) || spell_out_difference(node) ||
+               spell_out_reflection(node) || spell_out_stack(node);
     });
     eliminate_dead_code(graph);
   }

@@ -499,7 +499,6 @@ def test_arithmetic_with_a_number_is_fused(name: str, number: float) -> None:
     check_within_a_step(run.before, run.after, torch.randn(500), step=out[0])
 
 
-@pytest.mark.xfail(strict=True, reason="adds the factor where there is nothing to add")
 @pytest.mark.parametrize("name", ["add", "sub", "rsub"])
 def test_adding_zero_adds_nothing(name: str) -> None:
     """Test that a sum or difference with 0.0 is right."""

@@ -77,28 +77,6 @@ def x86() -> Iterator[None]:
 
 # What is known to be wrong, by the names of tests.
 END, ENGINE = r"integers_from_end_to_end\[", r"right_on_every_engine\["
-NOT_YET = {
-    rf"({END}|{ENGINE})prelu, ": "a weight is taken for that of a convolution",
-    rf"({END}|{ENGINE})gather, ": "sparse_grad is given by position",
-    rf"{END}(add|sub|rsub).Scalar, \w+, zero-": "adds the factor where there is nothing to add",
-    rf"{END}(add.Scalar, \w+, (operator|operator_other_way|in_place|method_in_place|relu)"
-    r"|sub.Scalar, \w+, (operator|in_place|method_in_place)"
-    r"|mul.Scalar, \w+, (operator|function|method_in_place|relu)"
-    r"|div.Scalar, \w+, (function|method_in_place))-traced": "traced numbers are tensors of float64",
-    rf"{END}rsub.Scalar, \w+, operator(_negative)?-scripted|has_a_case\[aten::rsub": "is neg and add",
-    rf"{END}reflection_pad..?, \w+, (module|functional)-|has_a_case\[aten::reflection": "is pad",
-    rf"{ENGINE}conv_transpose.*-onednn|output_padding_is_right\[.-6-(x86|onednn)": "wrong in stock torch",
-    r"on_the_native_target\[((max|min), |amax, \w+, of_all-)": "no dequantize without dimensions",
-    r"batch_norm_without_weights_is_right\[quantized-": "quantized::batch_norm needs a weight",
-}
-
-
-@pytest.fixture(autouse=True)
-def not_yet(request: pytest.FixtureRequest) -> None:
-    """Marks what is known to be wrong."""
-    for pattern, reason in NOT_YET.items():
-        if re.search(pattern, request.node.name):
-            request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 def quantized(
