@@ -5,7 +5,7 @@
 
 The first writes the float and the quantized file to the folder, the second loads both as a user of the files
 would. Each prints one JSON object a line as soon as it knows something, so that what was known before a crash
-is not lost.
+is not lost. Times are of the processor, with one thread, so that other work on the machine counts for little.
 """
 
 import json
@@ -93,17 +93,17 @@ def convert(name: str, form: str, engine: str, steps: Steps, folder: Path, secon
 
     prepare, finish = converter(engine)
     steps("prepare")
-    begin = time.perf_counter()
+    begin = time.process_time()
     prepared = prepare(script)
-    prepare_seconds = time.perf_counter() - begin
+    prepare_seconds = time.process_time() - begin
     steps("calibrate")
     with torch.inference_mode():
         for sample in samples(name, CALIBRATIONS, seed=3):
             prepared(sample)
     steps("convert")
-    begin = time.perf_counter()
+    begin = time.process_time()
     quantized = finish(prepared)
-    steps.say(prepare_s=prepare_seconds, convert_s=time.perf_counter() - begin)
+    steps.say(prepare_s=prepare_seconds, convert_s=time.process_time() - begin)
     steps("save")
     torch.jit.save(quantized, folder / "int8.pt")
     steps.say(file_mb=(folder / "int8.pt").stat().st_size / 2**20)
@@ -180,9 +180,9 @@ def milliseconds(models: list[Callable[[Tensor], Any]], sample: Tensor, seconds:
                 model(sample)
         while len(times[0]) < FEWEST_CALLS or (len(times[0]) < MOST_CALLS and time.perf_counter() < end):
             for model, spent in zip(models, times, strict=True):
-                begin = time.perf_counter()
+                begin = time.process_time()
                 model(sample)
-                spent.append(1000 * (time.perf_counter() - begin))
+                spent.append(1000 * (time.process_time() - begin))
     return [statistics.median(spent) for spent in times]
 
 
@@ -192,7 +192,7 @@ def in_a_line(error: BaseException) -> str:
     kind = type(error).__name__
     if not lines:
         return kind
-    message = lines[-1] if "TorchScript" in lines[0] or len(lines[0]) < 3 else lines[0]
+    message = lines[-1] if "TorchScript" in lines[0] else lines[0]
     text = f"{kind}: {message}" if kind not in message else message
     return text if len(text) <= LONGEST_NOTE else text[: LONGEST_NOTE - 1] + "…"
 
