@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.worker import LONGEST_NOTE
 from tests.networks import sqnr, torchvision_model
@@ -165,9 +166,31 @@ def multiply_adds(model: Callable[[Tensor], Any], sample: Tensor) -> int:
 
     Integer ops are not among what is counted, so that what a quantized model has left is what stayed float.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), Counter() as counter:
         model(sample)
-    return counter.get_total_flops() // 2
+    return counter.multiply_adds
+
+
+class Counter(TorchDispatchMode):
+    """Adds up the multiply-adds of what runs within it. (FlopCounterMode trips over traced sizes.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiply_adds = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [
+            torch.tensor(value)
+            if str(argument.type) == "Tensor" and isinstance(value, int | float)
+            else value
+            for value, argument in zip(args, func._schema.arguments, strict=False)
+        ]  # numbers that were tensors come without their wrapping
+        result = func(*given, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.multiply_adds += (
+                flop_registry[func.overloadpacket](*given, **(kwargs or {}), out_val=result) // 2
+            )
+        return result
 
 
 def milliseconds(models: list[Callable[[Tensor], Any]], sample: Tensor, seconds: float) -> list[float]:
