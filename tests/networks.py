@@ -1,10 +1,12 @@
 """Real networks, photographs and measures that the tests and the benchmarks share."""
 
 import contextlib
+import inspect
 import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,19 +38,27 @@ def torchvision_model(name: str, *, uneven_bn: bool = True, seed: int = 0) -> nn
     Fresh batch norms do nothing, which would hide a mistake in folding them: `uneven_bn` gives each channel
     statistics and an affine of its own.
     """
-    # torchvision registers shapes for compiled ops that a CPU-only torch does not have; no model needs them.
-    sys.modules.setdefault(
-        "torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations")
-    )
-    from torchvision import models
-
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    models = torchvision_models()
+    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        options["weights_backbone"] = None  # else it would be fetched
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = models.get_model(name, weights=None, **options)
         if uneven_bn:
             make_batch_norms_uneven(network)
     return network.eval()
+
+
+def torchvision_models() -> Any:
+    """The module torchvision.models."""
+    # torchvision registers shapes for compiled ops that a CPU-only torch does not have; no model needs them.
+    sys.modules.setdefault(
+        "torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations")
+    )
+    from torchvision import models
+
+    return models
 
 
 def make_batch_norms_uneven(network: nn.Module) -> None:

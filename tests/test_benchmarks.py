@@ -1,6 +1,7 @@
-"""The benchmark's own arithmetic, its command line, and a tiny model through its worker processes."""
+"""The benchmarks' own arithmetic, their command lines, and tiny models through their worker processes."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,25 @@ import torch
 from torch import nn
 
 from benchmarks.__main__ import arguments, measure, show
+from benchmarks.coverage import FAMILIES, Row, shortcomings
+from benchmarks.coverage import arguments as coverage_arguments
+from benchmarks.coverage import cells as coverage_cells
+from benchmarks.coverage import measure as measure_row
+from benchmarks.coverage import read as read_rows
+from benchmarks.coverage import report as coverage_report
+from benchmarks.coverage import write as write_rows
+from benchmarks.coverage_worker import in_a_line as error_line
 from benchmarks.engines import ENGINES, Role
 from benchmarks.figures import EngineFigures, ModelFigures, Run, Timing
 from benchmarks.judge import judge
 from benchmarks.models import MODELS
 from benchmarks.report import compare, medians, report
 from benchmarks.samples import Limits, rows
+from benchmarks.scaling import arguments as scaling_arguments
+from benchmarks.scaling import measure as measure_scaling
+from benchmarks.scaling import report as scaling_report
 from benchmarks.session import Session, WorkerFailed
+from jitquant.pipeline import CONVERT_PASSES, PREPARE_PASSES
 
 ROUNDS = [
     {"float": 9.0, "mine": 2.0, "mine-too": 5.0, "peer": 4.0, "other": 3.0},
@@ -188,3 +201,100 @@ def test_a_failed_command_leaves_the_worker_ready(tmp_path: Path) -> None:
         for _ in range(2):
             with pytest.raises(WorkerFailed, match="measure: KeyError: 1"):
                 session.ask("measure", batch=1, seconds=0)
+
+
+def coverage_rows() -> list[Row]:
+    good = Row("net", "scripted", "jitquant-x86", "time", sqnr_db=30.0, ms=1.0, float_ms=2.0)
+    good.prepare_s, good.convert_s, good.integer_share = 0.5, 1.0, 1.0
+    bad = replace(good, model="slow", sqnr_db=20.0, ms=3.0, convert_s=4.0, integer_share=0.5)
+    crashed = Row("hard", "traced", "jitquant-native", "convert", "the process ended with SIGSEGV")
+    return [good, bad, replace(bad, engine="torch-jit", sqnr_db=25.0), crashed]
+
+
+def test_shortcomings_are_of_jitquant_and_worst_first() -> None:
+    good, bad, peer, crashed = coverage_rows()
+    worse = replace(bad, model="worse", ms=9.0)
+    found = dict(shortcomings([good, bad, worse, peer, crashed]))
+    assert found["Failures"] == ["hard traced jitquant-native: convert: the process ended with SIGSEGV"]
+    assert found["SQNR below that of torch-jit"] == ["slow scripted jitquant-x86: 5.0 dB"]
+    assert found["Slower than float"] == [
+        "worse scripted jitquant-x86: 4.50 of the time of float",
+        "slow scripted jitquant-x86: 1.50 of the time of float",
+    ]
+    assert len(found["Less than 95% of the multiply-adds in integer"]) == 2
+    assert len(found["Conversion of more than 3 s"]) == 2
+    assert not any("net" in line for lines in found.values() for line in lines)
+
+
+def test_a_network_that_is_no_torchscript_is_no_failure_of_an_engine() -> None:
+    rows = [Row("net", "traced", engine, "traced", "no") for engine in ("jitquant-x86", "jitquant-native")]
+    found = dict(shortcomings(rows))
+    assert found["Failures"] == []
+    assert found["Networks that cannot be scripted or traced, whatever the engine"] == ["net traced: no"]
+
+
+def test_coverage_has_a_row_for_each_network_and_is_read_back(tmp_path: Path) -> None:
+    rows = coverage_rows()
+    text = coverage_report(rows)
+    assert "convert: the process ended with SIGSEGV" in text
+    assert len(coverage_cells(rows)) == 1 + len(rows)
+    write_rows(rows, {}, tmp_path / "coverage.json")
+    assert read_rows(tmp_path / "coverage.json") == rows
+
+
+def test_coverage_takes_one_size_of_each_family_unless_told() -> None:
+    chosen = coverage_arguments([])
+    assert chosen.models == list(FAMILIES)
+    assert chosen.forms == ["scripted", "traced"]
+    assert coverage_arguments(["--models", "resnet18"]).models == ["resnet18"]
+
+
+def test_every_size_of_torchvision_can_be_asked_for() -> None:
+    models = coverage_arguments(["--all"]).models
+    assert set(FAMILIES) < set(models)
+    assert len(models) == len(set(models))
+
+
+@pytest.mark.parametrize(
+    "given", [["--all", "--models", "resnet18"], ["--engines", "none"], ["--jobs", "0"], ["--limit", "0"]]
+)
+def test_nonsense_for_coverage_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        coverage_arguments(given)
+    assert "error" in capsys.readouterr().err
+
+
+def test_an_engine_that_fails_is_a_row(tmp_path: Path) -> None:
+    row = Row("no_such_network", "scripted", "jitquant-x86")
+    measure_row(row, tmp_path / "log.txt", limit=60.0, seconds=0.0)
+    assert (row.step, row.ms) == ("scripted", None)
+    assert "no_such_network" in (row.error or "")
+    row = Row("resnet18", "scripted", "no engine")
+    measure_row(row, tmp_path / "log.txt", limit=0.01, seconds=0.0)
+    assert row.error == "not done within 0 s"
+
+
+def test_a_network_goes_through_both_steps(tmp_path: Path) -> None:
+    row = Row("squeezenet1_1", "traced", "jitquant-x86")
+    measure_row(row, tmp_path / "log.txt", limit=120.0, seconds=0.0)
+    assert (row.step, row.error, row.integer_share) == ("time", None, 1.0)
+    assert row.sqnr_db is not None
+    assert row.sqnr_db > 20
+
+
+def test_a_message_is_the_line_that_says_something() -> None:
+    assert error_line(ValueError("no\nwhere")) == "ValueError: no"
+    trace = (
+        "The following operation failed in the TorchScript interpreter.\nTraceback\n  here\nRuntimeError: bad"
+    )
+    assert error_line(RuntimeError(trace)) == "RuntimeError: bad"
+    assert error_line(KeyError()) == "KeyError"
+
+
+def test_scaling_has_the_time_of_each_pass() -> None:
+    measured = measure_scaling(6, "quantized")
+    assert set(measured.passes) == set(PREPARE_PASSES + CONVERT_PASSES)
+    text = scaling_report([measured])
+    assert "fold_prepack" in text
+    assert "around the passes" in text
+    assert scaling_arguments(["--nodes", "10"]).nodes == [10]
