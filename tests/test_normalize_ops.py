@@ -568,9 +568,17 @@ def test_pad(value: str, expected: float) -> None:
     check_same_numbers(before, after, torch.randn(2, 3, 4))
 
 
+def test_padding_by_reflection_says_its_dimensions() -> None:
+    """Test that padding by reflection becomes the op for one dimension, since two sides are given."""
+    before, after, _ = normalized(f"{PAD}  %y : Tensor = aten::pad(%x, %pad, %reflect, %none)")
+    assert ops_of(after) == ["aten::reflection_pad1d"]
+    check_same_numbers(before, after, torch.randn(2, 3, 4))
+
+
 def test_pad_stays_in_other_modes() -> None:
-    """Test that padding by reflection stays."""
-    before, after, _ = normalized(f"{PAD}  %y : Tensor = aten::pad(%x, %pad, %reflect, %none)", count=0)
+    """Test that padding by repetition stays."""
+    text = f"{PAD}  %y : Tensor = aten::pad(%x, %pad, %reflect, %none)".replace('"reflect"', '"replicate"')
+    before, after, _ = normalized(text, count=0)
     assert ops_of(after) == ["aten::pad"]
     check_same_numbers(before, after, torch.randn(2, 3, 4))
 

@@ -1,7 +1,6 @@
 """Tests of every op that has an integer form, in each of its spellings, through the whole of quantize_jit."""
 
 import io
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -299,10 +298,12 @@ def test_a_list_that_is_indexed_is_right(tail: Any, compiler: str) -> None:
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize(
-    "tail", [times_a_length, whole_halves, mean_in_float64, times_integers], ids=lambda tail: tail.__name__
+    "tail",
+    [times_a_length, whole_halves, mean_in_float64, times_integers, nn.PReLU(8)],
+    ids=lambda tail: getattr(tail, "__name__", "PReLU"),
 )
 def test_arithmetic_that_cannot_be_integer_runs(tail: Any, compiler: str) -> None:
-    """Test that arithmetic with numbers, integers and other precisions is right, whatever it is done in."""
+    """Test that arithmetic with numbers, integers, other precisions and learnt slopes is right."""
     network = One("conv2d", tail).eval()
     x = torch.randn(SHAPES["conv2d"])
     with torch.no_grad():

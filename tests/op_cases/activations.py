@@ -209,25 +209,6 @@ def celu_in_place(x: Tensor) -> Tensor:
     return F.celu(x, alpha=0.6, inplace=True)
 
 
-class FunctionalPReLU(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.slopes = nn.Parameter(torch.linspace(0.05, 0.4, 8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.prelu(x, self.slopes)
-
-
-class FunctionPReLU(FunctionalPReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.prelu(x, self.slopes)
-
-
-class MethodPReLU(FunctionalPReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.prelu(self.slopes)
-
-
 def softmax(x: Tensor) -> Tensor:
     return F.softmax(x, dim=1)
 
@@ -250,15 +231,6 @@ spellings(
     functional_in_place=celu_in_place,
 )
 for kind in ("conv2d", "linear"):
-    spellings(
-        "aten::prelu",
-        "quantized::prelu",
-        kind,
-        module=nn.PReLU(),
-        functional=FunctionalPReLU(),
-        function=FunctionPReLU(),
-        method=MethodPReLU(),
-    )
     spellings(
         "aten::softmax.int",
         "quantized::softmax",
