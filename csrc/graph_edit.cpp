@@ -11,6 +11,20 @@ namespace jitquant {
 using torch::jit::Node;
 using torch::jit::Value;
 
+namespace {
+
+bool is_written_to(const Value* value) {
+  return std::any_of(value->uses().begin(), value->uses().end(), [](const auto& use) {
+    const auto* schema = use.user->maybeSchema();
+    const auto* alias = schema == nullptr || use.offset >= schema->arguments().size()
+                            ? nullptr
+                            : schema->arguments()[use.offset].alias_info();
+    return alias != nullptr && alias->isWrite();
+  });
+}
+
+}  // namespace
+
 Value* constant(Node* before, const c10::IValue& value) {
   torch::jit::WithInsertPoint guard(before);
   return before->owningGraph()->insertConstant(value);
@@ -22,7 +36,7 @@ std::optional<c10::IValue> constant_of(const Value* value) {
   }
   const Node* node = value->node();
   auto list_type = value->type()->cast<c10::ListType>();
-  if (node->kind() != c10::prim::ListConstruct || !list_type) {
+  if (node->kind() != c10::prim::ListConstruct || !list_type || is_written_to(value)) {
     return std::nullopt;
   }
   c10::impl::GenericList list(list_type->getElementType());

@@ -14,7 +14,7 @@ namespace jitquant {
 // The one way to make a constant.
 torch::jit::Value* constant(torch::jit::Node* before, const c10::IValue& value);
 
-// The value of a prim::Constant, or of a list made of constants.
+// The value of a prim::Constant, or of a list made of constants that nothing changes.
 std::optional<c10::IValue> constant_of(const torch::jit::Value* value);
 
 // Whether a node is this op, or one of these, of any overload.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
 
 #include "csrc/error.h"
@@ -74,17 +75,20 @@ void collect_written(torch::jit::Block* block, std::set<Attribute>& written) {
 bool has_calls(torch::jit::Block* block) {
   bool found = false;
   for_each_node(block, [&](Node* node) {
-    found = found || node->kind() == c10::prim::CallMethod || node->kind() == c10::prim::CallFunction;
+    found = found || node->kind() == c10::prim::CallMethod || node->kind() == c10::prim::CallFunction ||
+            node->kind() == c10::prim::fork;
   });
   return found;
 }
 
-// The method's own graph, or a copy with its calls inlined if it has any.
+// The method's own graph, or a copy with its calls and forks inlined if it has any.
 std::shared_ptr<torch::jit::Graph> graph_without_calls(const torch::jit::Method& method) {
   auto graph = method.graph();
   if (has_calls(graph->block())) {
     graph = graph->copy();
     torch::jit::Inline(*graph);
+    torch::jit::InlineForkWait(graph);
+    torch::jit::Inline(*graph);  // what the forks call
   }
   return graph;
 }

@@ -45,6 +45,9 @@ bool same_qparams(const Context& context, const QParamValues& left, const QParam
 inline constexpr char kIntRepr[] = "aten::int_repr";
 inline constexpr char kMakeQuantized[] = "aten::_make_per_tensor_quantized_tensor";
 
+// An attribute of an op whose result has to saturate as its integers do, since a clamp went for that.
+inline constexpr char kSaturates[] = "attr::saturates";
+
 bool is_quantize(const torch::jit::Node* node);
 bool is_dequantize(const torch::jit::Value* value);
 

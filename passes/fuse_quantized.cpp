@@ -240,7 +240,11 @@ class Fuser {
       }
     }
     Value* result = build_form(*form, lowering, before);
-    const std::string becomes = last_op(result);
+    Node* computing = computing_op(result);
+    const std::string becomes = computing->kind().toQualString();
+    if (clamp != nullptr && !lowering.relu && !clamp_is_left) {
+      computing->i_(c10::Symbol::fromQualString(kSaturates), 1);
+    }
     if (clamp_is_left) {
       result = clamp_integers(clamp, result);
     }
@@ -259,10 +263,8 @@ class Fuser {
   }
 
   // The op that computes it, not the one that gives its integers a scale.
-  static std::string last_op(const Value* result) {
-    const Node* node =
-        is_op(result->node(), kMakeQuantized) ? result->node()->input(0)->node() : result->node();
-    return node->kind().toQualString();
+  static Node* computing_op(Value* result) {
+    return is_op(result->node(), kMakeQuantized) ? result->node()->input(0)->node() : result->node();
   }
 
   // A tensor that holds the number exactly.

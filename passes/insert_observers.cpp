@@ -24,6 +24,7 @@
 #include "csrc/observers.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
+#include "csrc/quantization_params.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
 #include "csrc/writes.h"
@@ -56,6 +57,10 @@ class Inserter {
       : context_(context), writes_(context, graph) {}
 
   void visit(Node* node) {
+    if (is_quantize(node)) {
+      fence(node, {node->output()});  // the model's own rounds, and is there for that
+      return;
+    }
     if (computes(context_, node)) {
       Fate fate = decide(node);
       reports_.push_back(report_on(context_, node, std::move(fate)));

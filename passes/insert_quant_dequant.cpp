@@ -64,6 +64,16 @@ const Node* op_of(const Observed& observed) {
                                                           : observed.call->output()->uses()[0].user;
 }
 
+// Observers see nothing of a model of doubles or halves.
+bool has_other_float_types(const Module& module) {
+  for (const at::Tensor& parameter : module.parameters()) {
+    if (parameter.is_floating_point() && parameter.scalar_type() != at::kFloat) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // All checks come before the first change.
 void ask_all(Context& context, std::vector<Observed>& all) {
   if (all.empty()) {
@@ -75,7 +85,7 @@ void ask_all(Context& context, std::vector<Observed>& all) {
   const bool none_ran = std::none_of(all.begin(), all.end(), [&](const Observed& observed) {
     return !is_weight(observed) && has_observed(observed.observer);
   });
-  if (none_ran) {
+  if (none_ran && !has_other_float_types(context.module)) {
     fail(kName, op_of(all.front()), "was never observed",
          "run calibration data through the prepared model first");
   }

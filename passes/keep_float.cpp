@@ -14,7 +14,8 @@
 //   %s = quantized::add(%xq, %z, %scale, %zero_point)
 //   %y = aten::dequantize(%s)
 //
-// Left alone: values that an integer op uses as well, and sums of which one operand is of integers anyway.
+// Left alone: results that saturation clamps, values that an integer op uses as well, and sums of which one
+// operand is of integers anyway.
 
 #include <algorithm>
 
@@ -62,7 +63,8 @@ void replace_by_float(Value* integers, Value* number) {
 }
 
 bool can_give_float(const Node* node) {
-  return is_op(node, {"onednn::qlinear_pointwise", "onednn::qconv_pointwise"});
+  return is_op(node, {"onednn::qlinear_pointwise", "onednn::qconv_pointwise"}) &&
+         !node->hasAttribute(c10::Symbol::fromQualString(kSaturates));
 }
 
 // `made` gives the integers of an onednn op a scale.
@@ -117,6 +119,11 @@ int64_t KeepFloat(Context& context) {
         count += add_floats(node);
       } else if (is_op(node, kMakeQuantized)) {
         count += give_float(node);
+      }
+    });
+    for_each_node(graph->block(), [](Node* node) {
+      if (node->hasAttribute(c10::Symbol::fromQualString(kSaturates))) {
+        node->removeAttribute(c10::Symbol::fromQualString(kSaturates));
       }
     });
     eliminate_dead_code(graph);

@@ -18,6 +18,7 @@
 #include "csrc/module_path.h"
 #include "csrc/rewrite.h"
 #include "csrc/walk.h"
+#include "csrc/writes.h"
 
 namespace jitquant {
 
@@ -279,6 +280,8 @@ bool spell_out_padding(const Context& context, Node* node) {
   return true;
 }
 
+bool size_type_is_list(const Node* view) { return view->input(1)->type()->kind() == c10::TypeKind::ListType; }
+
 // A tensor without dimensions that stays what it is, as a number.
 std::optional<c10::Scalar> number_of(const Context& context, const Value* value) {
   auto data = context.static_tensor(value);
@@ -331,6 +334,19 @@ bool spell_out_difference(Node* node) {
   return true;
 }
 
+// What is a view of a float tensor need not be one of an integer tensor, whose layout is another. Rules leave
+// a view alone whose list of sizes is changed; its name may change all the same.
+bool spell_out_view(const Writes& writes, Node* node) {
+  const bool by_list = is_op(node, "aten::view") && size_type_is_list(node);
+  if (!by_list || writes.touch(node->input(0)) || writes.touch(node->output())) {
+    return false;
+  }
+  node->output()->replaceAllUsesWith(
+      insert_op(node, node, "aten::reshape", {node->input(0), node->input(1)}));
+  node->destroy();
+  return true;
+}
+
 // Padding by reflection has an op for each number of dimensions.
 bool spell_out_reflection(Node* node) {
   auto mode = is_op(node, "aten::pad") ? constant_of(node->namedInput("mode")) : std::nullopt;
@@ -348,7 +364,9 @@ bool spell_out_reflection(Node* node) {
 
 // stack is cat of tensors with a dimension more.
 bool spell_out_stack(Node* node) {
-  if (!is_op(node, "aten::stack") || node->input(0)->node()->kind() != c10::prim::ListConstruct) {
+  // What something else takes too, something else may change.
+  if (!is_op(node, "aten::stack") || node->input(0)->node()->kind() != c10::prim::ListConstruct ||
+      node->input(0)->uses().size() != 1) {
     return false;
   }
   std::vector<Value*> parts;
@@ -368,9 +386,11 @@ int64_t NormalizeOps(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
     count += apply_rules(context, graph, rules);
+    const Writes writes(context, graph);
     for_each_node(graph->block(), [&](Node* node) {
-      count += spell_out_padding(context, node) || take_number(context, node) || spell_out_difference(node) ||
-               spell_out_reflection(node) || spell_out_stack(node);
+      count += spell_out_view(writes, node) || spell_out_padding(context, node) ||
+               take_number(context, node) || spell_out_difference(node) || spell_out_reflection(node) ||
+               spell_out_stack(node);
     });
     eliminate_dead_code(graph);
   }

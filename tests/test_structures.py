@@ -329,7 +329,6 @@ class GrowingStack(nn.Module):
         return torch.stack(found)
 
 
-@wrong("normalize_ops spells a stack out by what its list holds at first")
 def test_a_stack_of_a_list_that_grows(target: str) -> None:
     """Test that stack takes what a loop has appended."""
     check(scripted(GrowingStack()), [(image(), 1), (image(), 2)], target)
@@ -373,7 +372,6 @@ class GrowingSize(GrowingStack):
         return y.view(size)
 
 
-@wrong("a view by a size that grows stays a view, for which the integers' layout is not the right one")
 def test_a_view_by_a_list_that_grows(target: str) -> None:
     """Test that view gives the shape that a loop has put together."""
     check(scripted(GrowingSize()), [(image(), 0), (image(), 2)], target)
@@ -657,7 +655,6 @@ class ForkSharing(nn.Module):
         return torch.jit.wait(future), y
 
 
-@wrong("fold_conv_bn does not count the uses in the graph of a fork")
 def test_a_fork_of_a_convolution_whose_batch_norm_is_folded(target: str) -> None:
     """Test that folding leaves the weights that a fork uses."""
     check(scripted(ForkSharing()), images(), target, left_float=1, least=30)
@@ -1073,7 +1070,6 @@ def test_a_model_that_rounds_by_itself(target: str) -> None:
 # Types
 
 
-@wrong("insert_quant_dequant takes observers that saw another type for observers that never ran")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_float_types(dtype: torch.dtype, target: str) -> None:
     """Test that a model of another float type stays what it is."""
