@@ -447,13 +447,14 @@ class Rounding(Network):
         return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 255)
 
 
-def round_weights(network: nn.Module) -> None:
+def round_weights(network: nn.Module, target: str) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
             weight = module.weight.data
             flat = weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight
-            # A group's outputs share a scale there.
             step = flat.abs().flatten(1).amax(1).clamp(min=1e-12) / 127
+            if target == "quantized" and isinstance(module, nn.ConvTranspose2d):
+                step = step.max().expand_as(step)  # ATen has one scale there
             step = step.reshape(-1, *[1] * (weight.dim() - 1))
             step = step.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else step
             module.weight.data = (weight / step).round() * step
@@ -485,7 +486,7 @@ def check(plan: Plan) -> None:
     for batch in batches:
         imitation(*batch)
     imitation.recording = False
-    round_weights(imitation)
+    round_weights(imitation, plan.target)
     widest = max(high - low for low, high in imitation.ranges.values())
     for batch in batches:
         x, *flag = batch
