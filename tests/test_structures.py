@@ -356,7 +356,6 @@ class GrowingDimensions(GrowingStack):
         return (self.conv(x) + 1).mean(dimensions)
 
 
-@wrong_on_native("constant_of gives what a list holds at first")
 def test_an_argument_that_is_a_list_that_grows(target: str) -> None:
     """Test that a mean is taken over the dimensions that the list has when it is used."""
     check(scripted(GrowingDimensions()), [(image(), False), (image(), True)], target)
