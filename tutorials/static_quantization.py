@@ -221,11 +221,22 @@ jitquant.info(int8_file)
 # > jitquant: 0.1.0
 # > torch: 2.13.0+cpu
 # > stage: quantized
+# > target: quantized
+# > methods: ['forward']
 # > qconfig:
 # >   (whole model): activations by HistogramObserver(per tensor affine quint8, ...
 # > reduce_range: False
-# > target: quantized
 # > engine: x86
+# > hint: quantize_jit(..., target="native") makes a faster one
+
+# It also remembers what became of each op, and why some stay float: here the padding of the photograph itself.
+summary = jitquant.summarize(loaded, everything[:1])
+print(summary.table(only_float=True))
+# > op                     becomes  why it stays float          module                     source
+# > aten::constant_pad_nd           its input is not quantized  _conv_stem.static_padding  functional.py:5823
+# > 98 of 99 ops integer, with 100.0 % of the weights (13.83 MB less)
+# > 100.0 % of 385.2 M multiply-adds are integer
+# > 0 values go from integers to float and back
 
 
 # ----------------------------------------------------------------------------------------------------
