@@ -229,7 +229,7 @@ jitquant.info(int8_file)
 # > engine: x86
 # > hint: quantize_jit(..., target="native") makes a faster one
 
-# It also remembers what became of each op, and why some stay float: here the padding of the photograph itself.
+# It also remembers what became of each op, and why some stay float: here the padding of the image itself.
 summary = jitquant.summarize(loaded, everything[:1])
 print(summary.table(only_float=True))
 # > op                     becomes  why it stays float          module                     source
