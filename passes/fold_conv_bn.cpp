@@ -5,14 +5,15 @@
 //   %c : Tensor = aten::conv2d(%x, %weight, %none, ...)
 //   %y : Tensor = aten::batch_norm(%c, %gamma, %beta, %mean, %var, %false, ...)
 // After:
-//   %weight : Tensor = prim::GetAttr[name="weight"](%conv)   (now times gamma / sqrt(var + eps))
-//   %bias : Tensor = prim::GetAttr[name="bias"](%conv)       (now (bias - mean) * gamma / sqrt(var + eps) +
-//   beta) %y : Tensor = aten::conv2d(%x, %weight, %bias, ...)
+//   %weight : Tensor = prim::GetAttr[name="weight"](%conv)
+//   %bias : Tensor = prim::GetAttr[name="bias"](%conv)
+//   %y : Tensor = aten::conv2d(%x, %weight, %bias, ...)
+// where the weight is now times gamma / sqrt(var + eps), and the bias (bias - mean) times that, plus beta.
 //
 // A weight that is used at several call sites stays as it is, and each site gets folded weights of its own.
 // Left alone: batch norm that trains, that has no running statistics, whose channels are not those of the op
 // before it, or whose input something else uses too. Behind a linear the features are taken to be the
-// dimension that is normalized, as they are for a matrix.
+// dimension that is normalized, as they are for a matrix, unless something requires more dimensions.
 
 #include <algorithm>
 
@@ -99,10 +100,27 @@ bool feeds_only(const Value* value, const Node* user) {
                      [&](const auto& use) { return use.user == user || asks_for_shape(use.user); });
 }
 
+// Whether something requires that many dimensions, as scripted BatchNorm2d and 3d do: then a linear gives no
+// matrix, and its features are not the channels of the batch norm.
+bool is_required_to_have_space(const Value* value) {
+  return std::any_of(value->uses().begin(), value->uses().end(), [](const auto& use) {
+    if (use.user->kind() != c10::aten::dim) {
+      return false;
+    }
+    const auto& asked = use.user->output()->uses();
+    return std::any_of(asked.begin(), asked.end(), [](const auto& comparison) {
+      const Node* node = comparison.user;
+      auto number = is_op(node, {"aten::ne", "aten::eq"}) ? constant_of(node->input(1)) : std::nullopt;
+      return number && number->isInt() && number->toInt() > 3;
+    });
+  });
+}
+
 bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
   Node* op = norm_node->input(0)->node();
   const OpRow* row = find_row(op);
-  if (row == nullptr || !row->weight || !feeds_only(op->output(), norm_node)) {
+  if (row == nullptr || !row->weight || !row->bias || !feeds_only(op->output(), norm_node) ||
+      (op->kind() == c10::aten::linear && is_required_to_have_space(op->output()))) {
     return false;
   }
   Value* weight_value = op->namedInput(*row->weight);

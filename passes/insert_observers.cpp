@@ -147,7 +147,8 @@ class Inserter {
       node->replaceInput(index, observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
     }
     for (const auto& slot : slots) {
-      if (integer_.count(slot.value()) == 0) {
+      const bool stays_float = form != nullptr && form->takes_float;
+      if (integer_.count(slot.value()) == 0 && !stays_float) {
         observe_all_uses(slot.value(), observers.activation, node);
       }
     }

@@ -745,3 +745,21 @@ def test_scope_is_that_of_the_convolution() -> None:
     (conv,) = nodes_of(copy, "aten::conv2d")
     assert conv.scopeName() == "0.conv"
     assert {conv.inputsAt(index).node().scopeName() for index in (1, 2)} == {"0.conv"}
+
+
+def test_not_folded_behind_a_linear_whose_output_has_space() -> None:
+    """Test that BatchNorm2d behind a linear, which is about another dimension than the features, stays."""
+
+    class LinearNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm = nn.Linear(6, 4), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.linear(x))
+
+    model = torch.jit.script(uneven(LinearNorm()))
+    folded = fuse_conv_bn_jit(model)
+    assert "aten::batch_norm" in ops_of(folded)
+    x = torch.randn(2, 4, 5, 6)
+    assert torch.equal(folded(x), model(x))

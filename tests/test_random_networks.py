@@ -572,6 +572,7 @@ def check_apart(network: nn.Module, shape: Shape, target: str) -> None:
         (nn.Sequential(nn.Linear(6, 8), nn.Hardtanh(-0.1, 0.2)), (64, 6)),
         (nn.Sequential(nn.Conv2d(3, 104, 1), nn.Conv2d(104, 104, 3, groups=104), nn.Hardtanh(-0.1, 0.2)),
          (2, 3, 8, 8)),
+        (LinearNorm(), (2, 4, 5, 6)),
     ],
 )  # fmt: skip
 def test_what_random_networks_found(network: nn.Module, shape: Shape) -> None:
@@ -587,8 +588,6 @@ def test_what_random_networks_found(network: nn.Module, shape: Shape) -> None:
         (OnePixel(), (2, 3, 1, 1)),
         # ATen resamples and pools such tensors wrong that are contiguous in both formats.
         (ResamplesOnePixel(), (2, 4, 8, 8)),
-        # fold_conv_bn takes any linear's output for a matrix.
-        (LinearNorm(), (2, 4, 5, 6)),
     ],
 )
 def test_what_random_networks_leave_out(network: nn.Module, shape: Shape) -> None:
