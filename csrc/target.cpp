@@ -149,6 +149,17 @@ bool has_integer_form(const Target& target, const OpRow& row) {
   return runs_as_it_is(target, row) || find_form(target, row) != nullptr;
 }
 
+std::optional<std::string> why_always_float(const Target& target, const Node* node) {
+  const OpRow* row = find_row(node);
+  if (row == nullptr) {
+    return "no integer form of it is known";
+  }
+  if (!has_integer_form(target, *row)) {
+    return "the target '" + target.name + "' has no integer op for it";
+  }
+  return casts(node) ? std::optional<std::string>("it is told which dtype to give") : std::nullopt;
+}
+
 const IntegerForm* choose_form(const Context& context, const Lowering& lowering) {
   const OpRow* row = find_row(lowering.node);
   for (const IntegerForm& form : context.target().forms()) {

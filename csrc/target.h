@@ -86,6 +86,9 @@ const IntegerForm* find_form(const Target& target, const OpRow& row);
 bool has_integer_form(const Target& target, const OpRow& row);
 bool runs_as_it_is(const Target& target, const OpRow& row);
 
+// Why a node can have no integer form on the target, whatever stands around it; nothing where it can.
+std::optional<std::string> why_always_float(const Target& target, const torch::jit::Node* node);
+
 // Whether a batch norm uses the statistics that it holds.
 bool has_statistics(const Context& context, const Lowering& lowering);
 

@@ -205,6 +205,20 @@ void add_moves(std::vector<IntegerForm>& forms) {
   }
 }
 
+// ATen's raises where it takes away dimensions of one pixel that lie in channels-last.
+bool takes_dimensions_away(const Context& /*context*/, const Lowering& lowering) {
+  auto keeps = constant_of(lowering.node->namedInput("keepdim"));
+  auto dim = constant_of(lowering.node->namedInput("dim"));
+  return keeps && !keeps->toBool() && dim && dim->isIntList();
+}
+
+void add_mean(std::vector<IntegerForm>& forms) {
+  forms.push_back({.op = "aten::mean.dim",
+                   .recipe = "kept = aten::mean(self, dim, True); aten::squeeze(kept, dim)",
+                   .suits = takes_dimensions_away});
+  forms.push_back({.op = "aten::mean.dim", .recipe = "aten::mean(self, dim, keepdim)"});
+}
+
 // The sums before a layer norm in a transformer have outliers: rounding them costs more than it gains.
 bool is_not_behind_a_sum(const Context& /*context*/, const Lowering& lowering) {
   const Node* node = lowering.names.at("input")->node();
@@ -285,6 +299,7 @@ std::vector<IntegerForm> make_forms() {
     add_transposed_conv(forms, dimensions);
   }
   add_moves(forms);
+  add_mean(forms);
   add_norms(forms);
   add_arithmetic_with_numbers(forms);
   const std::string pack_linear = "packed = quantized::linear_prepack(weight, bias);";

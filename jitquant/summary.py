@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from jitquant import _C
@@ -97,6 +95,9 @@ class Summary:
 
     def table(self, *, only_float: bool = False, width: int = 160) -> str:
         """The rows as a table of that many columns of text, and the totals behind it."""
+        from rich.console import Console  # not before it is needed: it takes a while
+        from rich.table import Table
+
         table = Table(box=None, pad_edge=False, header_style="")
         for name in ("op", "becomes", "why it stays float", "module", "source"):
             table.add_column(name, overflow="fold")

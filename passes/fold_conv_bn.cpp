@@ -146,8 +146,8 @@ bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
                                          shared ? nullptr : weight_value);
   Value* new_bias = context.set_static(op, weight_value, last_name(bias_value, "bias"),
                                        folded_bias.to(weight->scalar_type()), shared ? nullptr : bias_value);
-  op->replaceInput(*op->schema().argumentIndexWithName(*row->weight), new_weight);
-  op->replaceInput(*op->schema().argumentIndexWithName(*row->bias), new_bias);
+  set_input(op, row->weight->c_str(), new_weight);
+  set_input(op, row->bias->c_str(), new_bias);
   norm_node->output()->replaceAllUsesWith(op->output());
   norm_node->destroy();
   return true;

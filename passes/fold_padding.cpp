@@ -11,6 +11,7 @@
 // with the zero point later), and padding of the batch or channel dimension.
 
 #include "csrc/graph_edit.h"
+#include "csrc/padding.h"
 #include "csrc/pass.h"
 #include "csrc/walk.h"
 #include "csrc/writes.h"
@@ -33,22 +34,10 @@ size_t spatial_dimensions(const Node* node) {
 
 // What the pad adds on either side of each spatial dimension, first to last.
 std::optional<std::vector<int64_t>> symmetric_padding(const Node* pad, size_t dimensions) {
-  auto sizes = constant_of(pad->namedInput("pad"));
   auto value = constant_of(pad->namedInput("value"));
-  if (!sizes || !value || !value->isScalar() || value->toScalar().toDouble() != 0) {
-    return std::nullopt;
-  }
-  const auto given = sizes->toIntVector();  // from the last dimension to the first, begin and end of each
-  std::vector<int64_t> padding(dimensions, 0);
-  for (size_t i = 0; i + 1 < given.size(); i += 2) {
-    if (given[i] != given[i + 1] || given[i] < 0 || (i / 2 >= dimensions && given[i] != 0)) {
-      return std::nullopt;
-    }
-    if (i / 2 < dimensions) {
-      padding[dimensions - 1 - i / 2] = given[i];
-    }
-  }
-  return padding;
+  const bool is_zero = value && value->isScalar() && value->toScalar().toDouble() == 0;
+  auto frame = is_zero ? frame_of(pad, dimensions) : std::nullopt;
+  return frame && frame->before == frame->after ? std::optional(frame->before) : std::nullopt;
 }
 
 bool fold_into(const Writes& writes, Node* conv) {
@@ -70,7 +59,7 @@ bool fold_into(const Writes& writes, Node* conv) {
     (*added)[i] += before[before.size() == 1 ? 0 : i];
   }
   conv->replaceInput(0, pad->input(0));
-  conv->replaceInput(*conv->schema().argumentIndexWithName("padding"), constant(conv, *added));
+  set_input(conv, "padding", constant(conv, *added));
   return true;
 }
 

@@ -8,13 +8,17 @@
 //   %k = jitquant::conv_prepack(%w, ..., %wider_padding, ..., %zero_point, ...)
 //   %y : Tensor = jitquant::conv2d(%x, %k)
 //
-// Before:                                                     After:
+// Before:
 //   %p : Tensor = aten::constant_pad_nd(%x, %sides, %zero)
-//   %m = jitquant::quantize_prepack(%scale, %zero_point)        %m = jitquant::quantize_prepack(...,
-//   %wider_padding) %q : Tensor = jitquant::quantize(%p, %m)                    %q : Tensor =
-//   jitquant::quantize(%x, %m) %k = jitquant::conv_prepack(%w, ..., %padding, ...)         %k =
-//   jitquant::conv_prepack(%w, ..., %none, ...) %y : Tensor = jitquant::conv2d(%q, %k) %y : Tensor =
-//   jitquant::conv2d(%q, %k)
+//   %m = jitquant::quantize_prepack(%scale, %zero_point, %none)
+//   %q : Tensor = jitquant::quantize(%p, %m)
+//   %k = jitquant::conv_prepack(%w, ..., %padding, ...)
+//   %y : Tensor = jitquant::conv2d(%q, %k)
+// After:
+//   %m = jitquant::quantize_prepack(%scale, %zero_point, %wider_padding)
+//   %q : Tensor = jitquant::quantize(%x, %m)
+//   %k = jitquant::conv_prepack(%w, ..., %no_padding, ...)
+//   %y : Tensor = jitquant::conv2d(%q, %k)
 //
 // The second where zero is another integer than 0: padding with that takes oneDNN up to half as long again,
 // and the quantize, which writes the image anyway, next to nothing.
@@ -25,6 +29,7 @@
 #include <algorithm>
 
 #include "csrc/graph_edit.h"
+#include "csrc/padding.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"
 #include "csrc/walk.h"
@@ -37,30 +42,20 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Value;
 
-// Of each dimension of space, before the image and after it.
-struct Frame {
-  std::vector<int64_t> before;
-  std::vector<int64_t> after;
-
-  void widen(const Frame& more) {
-    for (size_t i = 0; i < before.size(); ++i) {
-      before[i] += more.before[i];
-      after[i] += more.after[i];
-    }
+void widen(Frame& frame, const Frame& more) {
+  for (size_t i = 0; i < frame.before.size(); ++i) {
+    frame.before[i] += more.before[i];
+    frame.after[i] += more.after[i];
   }
+}
 
-  bool is_empty() const {
-    const std::vector<int64_t> none(before.size(), 0);
-    return before == none && after == none;
-  }
-
-  // As the kernels' prepack ops take it.
-  std::vector<int64_t> sides() const {
-    std::vector<int64_t> all(before.size() + after.size());
-    std::copy(after.begin(), after.end(), std::copy(before.begin(), before.end(), all.begin()));
-    return all;
-  }
-};
+// As the kernels' prepack ops take it.
+std::vector<int64_t> sides(const Frame& frame) {
+  std::vector<int64_t> all(frame.before.size() + frame.after.size());
+  std::copy(frame.after.begin(), frame.after.end(),
+            std::copy(frame.before.begin(), frame.before.end(), all.begin()));
+  return all;
+}
 
 size_t spatial_dimensions(const Node* conv) {
   if (is_op(conv, {"jitquant::conv1d", "jitquant::conv1d_add"})) {
@@ -75,27 +70,6 @@ size_t spatial_dimensions(const Node* conv) {
 std::optional<double> number(const Context& context, const Value* value) {
   auto known = context.static_value(value);
   return known && known->isScalar() ? std::optional(known->toScalar().toDouble()) : std::nullopt;
-}
-
-// What `pad` puts around each dimension of space, if it is of that value and nowhere else.
-std::optional<Frame> frame_of(const Context& context, const Node* pad, size_t dimensions, double value) {
-  auto sides = constant_of(pad->namedInput("pad"));
-  if (!sides || number(context, pad->namedInput("value")) != value) {
-    return std::nullopt;
-  }
-  const auto given = sides->toIntVector();  // from the last dimension to the first, begin and end of each
-  Frame frame{std::vector<int64_t>(dimensions), std::vector<int64_t>(dimensions)};
-  for (size_t i = 0; i + 1 < given.size(); i += 2) {
-    const bool in_space = i / 2 < dimensions;
-    if (given[i] < 0 || given[i + 1] < 0 || (!in_space && given[i] + given[i + 1] != 0)) {
-      return std::nullopt;
-    }
-    if (in_space) {
-      frame.before[dimensions - 1 - i / 2] = given[i];
-      frame.after[dimensions - 1 - i / 2] = given[i + 1];
-    }
-  }
-  return frame;
 }
 
 class Fuser {
@@ -119,15 +93,16 @@ class Fuser {
                                  : prepack_of(quantize, "jitquant::quantize_prepack");
     if (quantize_prepack != nullptr) {
       changed = take_padding(quantize, frame, 0) || changed;
-      if (*zero_point != 0 && !frame.is_empty()) {
-        set_input(quantize_prepack, "padding", constant(quantize_prepack, frame.sides()));
-        frame = {{0, 0}, {0, 0}};
+      const Frame none{{0, 0}, {0, 0}};
+      if (*zero_point != 0 && sides(frame) != sides(none)) {
+        set_input(quantize_prepack, "padding", constant(quantize_prepack, sides(frame)));
+        frame = none;
         changed = true;
       }
     }
     if (changed) {
       set_input(prepack, "padding",
-                constant(prepack, frame.before == frame.after ? frame.before : frame.sides()));
+                constant(prepack, frame.before == frame.after ? frame.before : sides(frame)));
     }
     return changed;
   }
@@ -145,11 +120,11 @@ class Fuser {
   // Widens the frame by the padding of the node's first input, and lets it take what is padded.
   bool take_padding(Node* node, Frame& frame, double value) const {
     Node* pad = node->input(0)->node();
-    auto more = pad->kind() != c10::aten::constant_pad_nd || writes_.touch_any_of(pad)
-                    ? std::nullopt
-                    : frame_of(context_, pad, frame.before.size(), value);
+    const bool pads = pad->kind() == c10::aten::constant_pad_nd && !writes_.touch_any_of(pad) &&
+                      number(context_, pad->namedInput("value")) == value;
+    auto more = pads ? frame_of(pad, frame.before.size()) : std::nullopt;
     if (more) {
-      frame.widen(*more);
+      widen(frame, *more);
       node->replaceInput(0, pad->input(0));
       if (pad->output()->uses().empty()) {
         pad->destroy();

@@ -114,18 +114,12 @@ class Fuser {
 
  private:
   Fate decide(Node* node) {
+    if (auto reason = why_always_float(target_, node)) {
+      return {"", *reason};
+    }
     const OpRow* row = find_row(node);
-    if (row == nullptr) {
-      return {"", "no integer form of it is known"};
-    }
-    if (!has_integer_form(target_, *row)) {
-      return {"", "the target '" + target_.name + "' has no integer op for it"};
-    }
     if (is_fenced(node)) {
       return {"", "its qconfig is None"};
-    }
-    if (casts(node)) {
-      return {"", "it is told which dtype to give"};
     }
     if (!runs(node)) {
       return {"", "the engine " + context_.options.engine + " has no kernel for it that is right"};

@@ -73,16 +73,10 @@ class Inserter {
 
  private:
   Fate decide(Node* node) {
+    if (auto reason = why_always_float(context_.target(), node)) {
+      return {"", *reason};
+    }
     const OpRow* row = find_row(node);
-    if (row == nullptr) {
-      return {"", "no integer form of it is known"};
-    }
-    if (!has_integer_form(context_.target(), *row)) {
-      return {"", "the target '" + context_.target().name + "' has no integer op for it"};
-    }
-    if (casts(node)) {
-      return {"", "it is told which dtype to give"};
-    }
     const auto outputs = tensor_outputs(node);
     const auto slots = activation_slots(node, *row);
     if (outputs.empty() || slots.empty()) {

@@ -193,11 +193,6 @@ std::vector<RewriteRule> make_rules() {
       {.name = "transpose by a third name",
        .pattern = "graph(%x, %a, %b):\n  %y = aten::swapdims(%x, %a, %b)\n  return (%y)",
        .replacement = "graph(%x, %a, %b):\n  %y = aten::transpose(%x, %a, %b)\n  return (%y)"},
-      // What is a view of a float tensor need not be one of an integer tensor, whose layout is another.
-      {.name = "view",
-       .pattern = "graph(%x, %size):\n  %y = aten::view(%x, %size)\n  return (%y)",
-       .replacement = "graph(%x, %size):\n  %y = aten::reshape(%x, %size)\n  return (%y)",
-       .condition = size_is_list},
       {.name = "split by sizes",
        .pattern = "graph(%x, %size, %dim):\n  %y = aten::split(%x, %size, %dim)\n  return (%y)",
        .replacement = "graph(%x, %size, %dim):\n  %y : Tensor[] = aten::split_with_sizes(%x, %size, %dim)\n"
@@ -229,7 +224,7 @@ std::vector<RewriteRule> make_rules() {
        .condition = value_is_number},
   };
   rules.insert(rules.end(), others.begin(), others.end());
-  // Behind the row for view.
+  // What was a view is a reshape by now.
   rules.push_back(channel_shuffle(true));
   rules.push_back(channel_shuffle(false));
   return rules;
@@ -279,8 +274,6 @@ bool spell_out_padding(const Context& context, Node* node) {
   node->destroy();
   return true;
 }
-
-bool size_type_is_list(const Node* view) { return view->input(1)->type()->kind() == c10::TypeKind::ListType; }
 
 // A tensor without dimensions that stays what it is, as a number.
 std::optional<c10::Scalar> number_of(const Context& context, const Value* value) {
@@ -337,7 +330,7 @@ bool spell_out_difference(Node* node) {
 // What is a view of a float tensor need not be one of an integer tensor, whose layout is another. Rules leave
 // a view alone whose list of sizes is changed; its name may change all the same.
 bool spell_out_view(const Writes& writes, Node* node) {
-  const bool by_list = is_op(node, "aten::view") && size_type_is_list(node);
+  const bool by_list = is_op(node, "aten::view") && node->input(1)->type()->kind() == c10::TypeKind::ListType;
   if (!by_list || writes.touch(node->input(0)) || writes.touch(node->output())) {
     return false;
   }
@@ -385,12 +378,12 @@ int64_t NormalizeOps(Context& context) {
   static const std::vector<RewriteRule> rules = make_rules();
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
-    count += apply_rules(context, graph, rules);
     const Writes writes(context, graph);
+    for_each_node(graph->block(), [&](Node* node) { count += spell_out_view(writes, node); });
+    count += apply_rules(context, graph, rules);
     for_each_node(graph->block(), [&](Node* node) {
-      count += spell_out_view(writes, node) || spell_out_padding(context, node) ||
-               take_number(context, node) || spell_out_difference(node) || spell_out_reflection(node) ||
-               spell_out_stack(node);
+      count += spell_out_padding(context, node) || take_number(context, node) || spell_out_difference(node) ||
+               spell_out_reflection(node) || spell_out_stack(node);
     });
     eliminate_dead_code(graph);
   }

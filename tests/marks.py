@@ -9,5 +9,7 @@ needs_native = pytest.mark.skipif(
     not native.is_available(), reason=f"needs the native target: {native.why_not_available()}"
 )
 needs_photographs = pytest.mark.skipif(
-    not IMAGENET_SAMPLE.is_dir(), reason="needs the photographs of imagenet_sample"
+    not IMAGENET_SAMPLE.is_dir(),
+    reason="needs 500 photographs that are not in the repository: put them into "
+    "../shared/data/imagenet_sample, as CLASS_ANYTHING.jpg",
 )

@@ -203,7 +203,7 @@ MOVED: dict[str, tuple[str, dict[str, Any]]] = {
         {"two": [2, 2], "zeros": [0, 0], "no": False, "none": None},
     ),
     "adaptive_avg_pool2d": ("aten::adaptive_avg_pool2d(%xd, %two)", {"two": [2, 2]}),
-    "mean": ("aten::mean(%xd, %dims, %no, %none)", {"dims": [2, 3], "no": False, "none": None}),
+    "mean": ("aten::mean(%xd, %dims, %keep, %none)", {"dims": [2, 3], "keep": True, "none": None}),
     "flatten": ("aten::flatten(%xd, %one, %last)", {"one": 1, "last": -1}),
     "permute": ("aten::permute(%xd, %order)", {"order": [0, 2, 3, 1]}),
     "slice": ("aten::slice(%xd, %one, %one, %none, %one)", {"one": 1, "none": None}),
@@ -744,6 +744,16 @@ graph(%self, %x : Tensor, %z : Tensor):
     assert run.count == 0
     FileCheck().check("aten::add").check_not("quantized::add").run(graph_of(run.after))
     check_within_a_step(run.before, run.after, *torch.randn(2, 100).unbind(), step=0.04)
+
+
+def test_a_mean_takes_its_dimensions_away_afterwards() -> None:
+    """Test that a mean keeps its dimensions until a squeeze, since ATen's raises on a single pixel."""
+    values = constants(dims=[2, 3], no=False, none=None)
+    run = run_with(FUSE, one_op("aten::mean(%xd, %dims, %no, %none)", INPUT_PARAMS, values=values))
+    assert ops_of(run.after)[1:-1] == ["aten::mean", "aten::squeeze"]
+    check_within_a_step(run.before, run.after, torch.randn(4, 8, 6, 6), step=INPUT_PARAMS[0])
+    pixels = torch.randn(4, 8, 1, 1).contiguous(memory_format=torch.channels_last)
+    check_within_a_step(run.before, run.after, pixels, step=INPUT_PARAMS[0])
 
 
 def test_a_mean_with_a_dtype_stays_float() -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import jitquant
 from jitquant import MinMaxObserver, PerChannelMinMaxObserver, QConfig, native
 from tests.graphs import nodes_of, saved_and_loaded
+from tests.marks import needs_native
 from tests.networks import sqnr
 
 EXAMPLES = int(os.environ.get("JITQUANT_EXAMPLES", "0"))
@@ -573,6 +574,7 @@ def check_apart(network: nn.Module, shape: Shape, target: str) -> None:
         (nn.Sequential(nn.Conv2d(3, 104, 1), nn.Conv2d(104, 104, 3, groups=104), nn.Hardtanh(-0.1, 0.2)),
          (2, 3, 8, 8)),
         (LinearNorm(), (2, 4, 5, 6)),
+        (OnePixel(), (2, 3, 1, 1)),
     ],
 )  # fmt: skip
 def test_what_random_networks_found(network: nn.Module, shape: Shape) -> None:
@@ -580,16 +582,16 @@ def test_what_random_networks_found(network: nn.Module, shape: Shape) -> None:
     check_apart(network, shape, "quantized")
 
 
-@pytest.mark.xfail(strict=True, reason="see the remark beside each")
-@pytest.mark.parametrize(
-    ("network", "shape"),
-    [
-        # ATen's mean of a quantized tensor of 1 × 1 pixels in channels_last raises.
-        (OnePixel(), (2, 3, 1, 1)),
-        # ATen resamples and pools such tensors wrong that are contiguous in both formats.
-        (ResamplesOnePixel(), (2, 4, 8, 8)),
-    ],
+@pytest.mark.xfail(
+    strict=True,
+    reason="ATen resamples quantized tensors of 1 × 1 pixels wrong; target='native' is right",
 )
-def test_what_random_networks_leave_out(network: nn.Module, shape: Shape) -> None:
-    """Test that these are right too."""
-    check_apart(network, shape, "quantized")
+def test_resampling_one_pixel() -> None:
+    """Test that a single pixel is spread over the image."""
+    check_apart(ResamplesOnePixel(), (2, 4, 8, 8), "quantized")
+
+
+@needs_native
+def test_resampling_one_pixel_natively() -> None:
+    """Test that a single pixel is spread over the image by the native target."""
+    check_apart(ResamplesOnePixel(), (2, 4, 8, 8), "native")
