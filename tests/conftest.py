@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.marks import needs_native
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # torch says at the first such convolution that it copies the input.
@@ -24,3 +26,9 @@ def one_thread() -> Iterator[None]:
 def same_random_numbers() -> None:
     """Each test starts from the same seed, so that it gives the same alone and among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["quantized", pytest.param("native", marks=needs_native)])
+def target(request: pytest.FixtureRequest) -> str:
+    """Both targets, for tests that take no target of their own."""
+    return request.param
