@@ -131,20 +131,20 @@ class Inserter {
     if (form != nullptr && form->only_among_integers && !are_integer(slots)) {
       return {"", "its input is float, and it is not worth quantizing for it alone"};
     }
-    if (row.weight) {
-      Value* weight = node->namedInput(*row.weight);
-      auto data = context_.static_tensor(weight);
-      if (!data || data->scalar_type() != at::kFloat) {
-        return {"", "its weight is not a float32 constant or attribute of the model"};
-      }
-      const size_t index = *node->schema().argumentIndexWithName(*row.weight);
-      node->replaceInput(index, observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
+    Value* weight = row.weight ? node->namedInput(*row.weight) : nullptr;
+    auto data = weight == nullptr ? std::nullopt : context_.static_tensor(weight);
+    if (weight != nullptr && (!data || data->scalar_type() != at::kFloat)) {
+      return {"", "its weight is not a float32 constant or attribute of the model"};
     }
     for (const auto& slot : slots) {
       const bool stays_float = form != nullptr && form->takes_float;
       if (integer_.count(slot.value()) == 0 && !stays_float) {
         observe_all_uses(slot.value(), observers.activation, node);
       }
+    }
+    if (weight != nullptr) {
+      set_input(node, row.weight->c_str(),
+                observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
     }
     if (row.output == Output::Fixed) {
       integer_.insert(node->output());
@@ -169,8 +169,26 @@ class Inserter {
     return copy;
   }
 
+  // An input is observed behind what only asks for its shape: the model's own checks come before a kernel's.
+  static Node* before_first_taker(Value* value) {
+    if (value->node()->kind() != c10::prim::Param) {
+      return first_point_after(value);
+    }
+    Node* first = nullptr;
+    for (const auto& use : value->uses()) {
+      Node* node = use.user;
+      while (node->owningBlock() != value->node()->owningBlock()) {
+        node = node->owningBlock()->owningNode();
+      }
+      if (!asks_for_shape(use.user) && (first == nullptr || node->isBefore(first))) {
+        first = node;
+      }
+    }
+    return first == nullptr ? first_point_after(value) : first;
+  }
+
   void observe_all_uses(Value* value, const Module& prototype, Node* origin) {
-    Value* observed = observe(first_point_after(value), value, prototype, origin);
+    Value* observed = observe(before_first_taker(value), value, prototype, origin);
     value->replaceAllUsesAfterNodeWith(observed->node(), observed);
     integer_.insert(observed);
   }

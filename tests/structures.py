@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import jitquant
 from tests.graphs import nodes_of, saved_and_loaded
-from tests.marks import needs_native
 from tests.networks import sqnr
 
 WHOLE = {"": jitquant.get_default_qconfig()}
@@ -21,11 +20,6 @@ Inputs = tuple[Any, ...]
 def wrong(reason: str) -> pytest.MarkDecorator:
     """What does not hold yet."""
     return pytest.mark.xfail(strict=True, reason=reason)
-
-
-def wrong_on_native(reason: str) -> pytest.MarkDecorator:
-    native = pytest.param("native", marks=[needs_native, wrong(reason)])
-    return pytest.mark.parametrize("target", ["quantized", native])
 
 
 def conv(inputs: int = 3, outputs: int = 8) -> nn.Conv2d:

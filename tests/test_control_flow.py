@@ -17,7 +17,6 @@ from tests.structures import (
     quantize,
     same,
     scripted,
-    wrong_on_native,
 )
 
 # Branches and loops
@@ -167,7 +166,6 @@ class Raising(nn.Module):
         return self.last(x)
 
 
-@wrong_on_native("the quantize of an input comes before everything else, and asks for four dimensions itself")
 def test_raises_on_paths_not_taken(target: str) -> None:
     """Test that what raised still raises, with the same words, and costs nothing else."""
     quantized = check(scripted(Raising()), images(), target)
