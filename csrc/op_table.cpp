@@ -76,6 +76,7 @@ std::vector<OpRow> make_table() {
       observed("aten::leaky_relu"),
       observed("aten::elu"),
       observed("aten::celu"),
+      observed("aten::prelu"),
       fixed("aten::sigmoid", 1.0 / 256, 0),
       fixed("aten::hardsigmoid", 1.0 / 256, 0),
       fixed("aten::tanh", 2.0 / 256, 128),
@@ -148,6 +149,7 @@ std::vector<OpRow> make_table() {
       moves("aten::index_select"),
       moves("aten::index.Tensor"),
       moves("aten::gather"),
+      same("aten::masked_fill.Scalar"),
       moves("aten::contiguous"),
       moves("aten::clone"),
       // The order of integers is that of what they stand for.

@@ -188,11 +188,28 @@ std::unordered_map<std::string, size_t> Context::attribute_uses() const {
 }
 
 std::string Context::free_name(const std::string& prefix) {
+  // A type looks its attributes up one by one.
+  if (names_.empty()) {
+    const auto& attributes = module.type()->getAttributes();
+    std::transform(attributes.begin(), attributes.end(), std::inserter(names_, names_.end()),
+                   [](const auto& attribute) { return attribute.getName(); });
+  }
   std::string name;
   do {
     name = prefix + std::to_string(next_number_[prefix]++);
-  } while (module.hasattr(name));
+  } while (!names_.insert(name).second);
   return name;
+}
+
+// Reads an attribute that was just added to the module itself.
+Value* Context::read_of_self(Node* before, const std::string& name, const c10::TypePtr& type) {
+  auto* graph = before->owningGraph();
+  Node* read = graph->create(c10::prim::GetAttr, {graph->inputs()[0]});
+  read->s_(c10::attr::name, name);
+  read->output()->setType(type);
+  read->insertBefore(before);
+  read->copyMetadata(before);
+  return read->output();
 }
 
 Value* Context::set_static(Node* node, Value* like, const std::string& name, const at::Tensor& data,
@@ -224,18 +241,14 @@ Value* Context::set_static(Node* node, Value* like, const std::string& name, con
 Value* Context::new_attribute(Node* node, const std::string& prefix, const c10::IValue& value,
                               const c10::TypePtr& type) {
   const std::string name = free_name(prefix);
-  module.register_attribute(name, type, value);
-  torch::jit::WithInsertPoint guard(node);
-  Value* read = node->owningGraph()->insertGetAttr(node->owningGraph()->inputs()[0], name);
-  read->node()->copyMetadata(node);
-  return read;
+  module._ivalue()->setSlot(module.type()->addAttribute(name, type), value);
+  return read_of_self(node, name, type);
 }
 
 Value* Context::new_submodule(Node* node, const std::string& prefix, const Module& submodule) {
   const std::string name = free_name(prefix);
-  module.register_module(name, submodule);
-  torch::jit::WithInsertPoint guard(node);
-  return node->owningGraph()->insertGetAttr(node->owningGraph()->inputs()[0], name);
+  module._ivalue()->setSlot(module.type()->addAttribute(name, submodule.type()), submodule._ivalue());
+  return read_of_self(node, name, submodule.type());
 }
 
 void Context::remove_attribute(const std::string& name) {

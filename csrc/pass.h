@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -77,12 +78,15 @@ class Context {
 
  private:
   std::string free_name(const std::string& prefix);
+  static torch::jit::Value* read_of_self(torch::jit::Node* before, const std::string& name,
+                                         const c10::TypePtr& type);
 
   const Target* target_;
   std::vector<std::string> methods_;
   std::vector<torch::jit::Module> modules_;  // the module and all in it, when the pass began
   std::set<std::pair<const c10::ClassType*, std::string>> written_;
   std::unordered_map<std::string, size_t> next_number_;
+  std::unordered_set<std::string> names_;  // of the top module's attributes, once one was looked for
 };
 
 struct Pass {

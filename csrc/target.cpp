@@ -149,6 +149,15 @@ bool has_integer_form(const Target& target, const OpRow& row) {
   return runs_as_it_is(target, row) || find_form(target, row) != nullptr;
 }
 
+bool has_known_slopes(const Context& context, const Lowering& lowering) {
+  return context.static_tensor(lowering.node->namedInput("weight")).has_value();
+}
+
+bool fills_with_zero(const Context& /*context*/, const Lowering& lowering) {
+  auto value = constant_of(lowering.node->namedInput("value"));
+  return value && value->isScalar() && value->toScalar().toDouble() == 0;
+}
+
 std::optional<std::string> why_always_float(const Target& target, const Node* node) {
   const OpRow* row = find_row(node);
   if (row == nullptr) {

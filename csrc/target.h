@@ -32,7 +32,8 @@ struct Lowering {
 //   $weight_scales, $weight_zero_points
 //   $activation                        the elementwise function in words, such as "clip,0,6", or "",
 //   $sum, $other, $other_scale …       "copy" where an add follows, else "", and its other operand,
-//   $number                            of arithmetic with a number: that, as a quantized tensor.
+//   $number                            of arithmetic with a number: that, as a quantized tensor,
+//   $slopes                            of prelu, as a quantized tensor.
 // An argument of the float op that the recipe does not take must have its default value, else the op stays
 // float.
 struct IntegerForm {
@@ -91,6 +92,13 @@ std::optional<std::string> why_always_float(const Target& target, const torch::j
 
 // Whether a batch norm uses the statistics that it holds.
 bool has_statistics(const Context& context, const Lowering& lowering);
+
+// Whether the slopes of a prelu are known.
+bool has_known_slopes(const Context& context, const Lowering& lowering);
+
+// Whether an op that fills in a number fills in zero, which every scale has.
+bool fills_with_zero(const Context& context, const Lowering& lowering);
+constexpr const char* kOtherThanZero = "it fills in another number than zero";
 
 // Of arithmetic with a number: factor and shift. Nothing where the number is not known, or not finite.
 std::optional<std::pair<double, double>> linear_of(const torch::jit::Node* node);

@@ -184,6 +184,16 @@ std::vector<IntegerForm> make_forms() {
                      .is_activation = true,
                      .only_among_integers = true});
   }
+  forms.push_back({.op = "aten::prelu",
+                   .recipe = "kernel = jitquant::prelu_prepack(weight, $self_scale, $self_zero_point, $scale,"
+                             " $zero_point); jitquant::prelu(self, kernel)",
+                   .suits = has_known_slopes,
+                   .otherwise = "its slopes are computed"});
+  forms.push_back({.op = "aten::masked_fill.Scalar",
+                   .recipe = "aten::masked_fill(self, mask, $input_zero_point)",
+                   .suits = fills_with_zero,
+                   .otherwise = kOtherThanZero,
+                   .ignores = {"value"}});
   forms.push_back({.op = "aten::batch_norm",
                    .recipe =
                        "kernel = jitquant::batch_norm_prepack(weight, bias, running_mean, running_var, eps,"
@@ -279,17 +289,18 @@ std::optional<std::string> activation_words(const Node* node) {
 }
 
 const Target& native_target() {
-  static const Target target{.name = "native",
-                             .plain_integers = true,
-                             .forms = forms,
-                             .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack",
-                                             "jitquant::binary_prepack", "jitquant::activation_prepack",
-                                             "jitquant::pool_prepack", "jitquant::adaptive_avg_pool_prepack",
-                                             "jitquant::cat_prepack", "jitquant::mean_prepack",
-                                             "jitquant::channel_shuffle_prepack", "jitquant::softmax_prepack",
-                                             "jitquant::layer_norm_prepack", "jitquant::batch_norm_prepack",
-                                             "jitquant::quantize_prepack", "jitquant::dequantize_prepack"},
-                             .runs = runs};
+  static const Target target{
+      .name = "native",
+      .plain_integers = true,
+      .forms = forms,
+      .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
+                      "jitquant::activation_prepack", "jitquant::pool_prepack",
+                      "jitquant::adaptive_avg_pool_prepack", "jitquant::cat_prepack",
+                      "jitquant::mean_prepack", "jitquant::channel_shuffle_prepack",
+                      "jitquant::softmax_prepack", "jitquant::layer_norm_prepack",
+                      "jitquant::batch_norm_prepack", "jitquant::prelu_prepack", "jitquant::quantize_prepack",
+                      "jitquant::dequantize_prepack"},
+      .runs = runs};
   return target;
 }
 

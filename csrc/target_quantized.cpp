@@ -191,8 +191,15 @@ void add_transposed_conv(std::vector<IntegerForm>& forms, const std::string& dim
                    .per_tensor_weight = true});
 }
 
-// What ATen only has for plain integers.
+// What ATen only has for plain integers, or takes the integer of zero for.
 void add_moves(std::vector<IntegerForm>& forms) {
+  forms.push_back(
+      {.op = "aten::masked_fill.Scalar",
+       .recipe = "plain = aten::int_repr(self); filled = aten::masked_fill(plain, mask, $input_zero_point);"
+                 "aten::_make_per_tensor_quantized_tensor(filled, $input_scale, $input_zero_point)",
+       .suits = fills_with_zero,
+       .otherwise = kOtherThanZero,
+       .ignores = {"value"}});
   for (const auto& [op, arguments] : {std::pair<std::string, std::string>("aten::gather", "dim, index"),
                                       std::pair<std::string, std::string>("aten::roll", "shifts, dims"),
                                       std::pair<std::string, std::string>("aten::amax", "dim, keepdim"),
@@ -330,6 +337,11 @@ std::vector<IntegerForm> make_forms() {
         .recipe = "quantized::leaky_relu(self, negative_slope, False, $scale, $zero_point)"},
        {.op = "aten::elu", .recipe = "quantized::elu(self, $scale, $zero_point, alpha, scale, input_scale)"},
        {.op = "aten::celu", .recipe = "quantized::celu(self, $scale, $zero_point, alpha)"},
+       {.op = "aten::prelu",
+        .recipe = "quantized::prelu(self, $slopes, $scale, $zero_point)",
+        .suits = has_known_slopes,
+        .otherwise = "its slopes are computed",
+        .ignores = {"weight"}},
        {.op = "aten::softmax.int",
         .recipe = "quantized::softmax(self, dim, $scale, $zero_point)",
         .only_among_integers = true},

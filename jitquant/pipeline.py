@@ -49,8 +49,8 @@ LOWER = (
     "fuse_padding",  # needs the native quantize and convolution
     "fuse_residual_add",  # needs the integer ops
     "remove_fences",  # fusion was the last to look at them
-    "freeze",  # weights become constants …
-    "fold_prepack",  # … which packing needs
+    "fold_prepack",  # while weights are attributes: torch's freezing compares all constants with each other
+    "freeze",  # weights that nothing packed become constants, and the others go
 )
 
 PREPARE_PASSES = CANONICALIZE + FOLD + OBSERVE

@@ -1,14 +1,14 @@
 // fold_prepack: weights are quantized and packed now, once, and not at each call.
 //
 // Before:
-//   %q : Tensor = prim::Constant[value=<quantized tensor>]()
+//   %q : Tensor = aten::quantize_per_channel(%weight, %scales, %zero_points, %axis, %dtype)
 //   %packed = quantized::conv2d_prepack(%q, %bias, ...)
 // After:
 //   %packed = prim::GetAttr[name="_jit_pass_packed_weight_0"](%self)
 //
 // Where stock torch cannot save what the op gives (oneDNN's opaque tensors), the attribute is a small
 // TorchScript object that keeps it and packs it anew when the file is loaded. Left alone: packing whose
-// inputs are not constants.
+// inputs are not the same in every call.
 
 #include "csrc/graph_edit.h"
 #include "csrc/packed_weight.h"
@@ -33,10 +33,27 @@ std::vector<c10::Symbol> prepack_kinds(const Target& target) {
   return symbols;
 }
 
-std::optional<torch::jit::Stack> constant_inputs(const Node* node) {
+std::optional<torch::jit::Stack> static_inputs(const Context& context, const Node* node);
+
+// What a value is in every call: it is known, or follows from what is known.
+std::optional<c10::IValue> evaluate(const Context& context, const Value* value) {
+  if (auto known = context.static_value(value)) {
+    return known;
+  }
+  const Node* node = value->node();
+  const bool computes = node->kind().is_aten() || node->kind() == c10::prim::ListConstruct;
+  auto stack = computes && node->outputs().size() == 1 ? static_inputs(context, node) : std::nullopt;
+  if (!stack) {
+    return std::nullopt;
+  }
+  node->getOperation()(*stack);
+  return stack->back();
+}
+
+std::optional<torch::jit::Stack> static_inputs(const Context& context, const Node* node) {
   torch::jit::Stack stack;
   for (const Value* input : node->inputs()) {
-    auto value = constant_of(input);
+    auto value = evaluate(context, input);
     if (!value) {
       return std::nullopt;
     }
@@ -46,7 +63,7 @@ std::optional<torch::jit::Stack> constant_inputs(const Node* node) {
 }
 
 bool fold(Context& context, Node* node) {
-  auto arguments = constant_inputs(node);
+  auto arguments = static_inputs(context, node);
   if (!arguments) {
     return false;
   }

@@ -27,6 +27,12 @@ int64_t count_reads(const Context& context) {
 int64_t Freeze(Context& context) {
   const int64_t before = count_reads(context);
   std::vector<std::string> kept = context.options.preserved_attrs;
+  for (const auto& attribute : context.module.named_attributes(/*recurse=*/false)) {
+    // A file cannot hold an object as a constant.
+    if (attribute.value.isObject() && !attribute.value.isModule()) {
+      kept.push_back(attribute.name);
+    }
+  }
   for (const auto& method : context.module.get_methods()) {
     if (method.name() != "forward") {
       kept.push_back(method.name());

@@ -268,6 +268,12 @@ class Fuser {
                                                     number < 0 ? 1 : 0, at::kQUInt8));
   }
 
+  // In a range that holds 1, as ATen's kernel asks for.
+  static Value* quantized_slopes(const at::Tensor& slopes, Node* before) {
+    const double widest = std::max(1.0, slopes.abs().max().item<double>());
+    return constant(before, at::quantize_per_tensor(slopes, widest / 127, 128, at::kQUInt8));
+  }
+
   Lowering collect(const Chain& chain, const OpRow& row, const std::vector<ActivationSlot>& slots,
                    Node* quantize, Node* before) {
     Node* node = chain.op;
@@ -292,6 +298,9 @@ class Fuser {
     if (auto linear = linear_of(node)) {
       const bool is_factor = is_op(node, {"aten::mul", "aten::div"});
       names["$number"] = quantized_number(is_factor ? linear->first : linear->second, before);
+    }
+    if (auto slopes = is_op(node, "aten::prelu") ? context_.static_tensor(names["weight"]) : std::nullopt) {
+      names["$slopes"] = quantized_slopes(*slopes, before);
     }
     lowering.sum = chain.add != nullptr;
     names["$sum"] = constant(before, std::string(lowering.sum ? "copy" : ""));

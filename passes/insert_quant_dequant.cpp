@@ -210,18 +210,17 @@ class Inserter {
 int64_t InsertQuantDequant(Context& context) {
   std::vector<Observed> all = find_observed(context);
   ask_all(context, all);
+  // From the last to the first, and before others follow them: what lies behind has to move.
+  for (auto observed = all.rbegin(); observed != all.rend(); ++observed) {
+    context.remove_attribute(*called_observer(observed->call));
+  }
   Inserter inserter(context);
-  std::vector<std::string> names;
   for (const Observed& observed : all) {
-    names.push_back(*called_observer(observed.call));
     inserter.replace_observer(observed);
   }
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* node) { inserter.visit(node); });
     eliminate_dead_code(graph);
-  }
-  for (const auto& name : names) {
-    context.remove_attribute(name);
   }
   return inserter.count();
 }

@@ -193,6 +193,9 @@ std::vector<RewriteRule> make_rules() {
       {.name = "transpose by a third name",
        .pattern = "graph(%x, %a, %b):\n  %y = aten::swapdims(%x, %a, %b)\n  return (%y)",
        .replacement = "graph(%x, %a, %b):\n  %y = aten::transpose(%x, %a, %b)\n  return (%y)"},
+      {.name = "movedim by another name",
+       .pattern = "graph(%x, %a, %b):\n  %y = aten::moveaxis(%x, %a, %b)\n  return (%y)",
+       .replacement = "graph(%x, %a, %b):\n  %y = aten::movedim(%x, %a, %b)\n  return (%y)"},
       {.name = "split by sizes",
        .pattern = "graph(%x, %size, %dim):\n  %y = aten::split(%x, %size, %dim)\n  return (%y)",
        .replacement = "graph(%x, %size, %dim):\n  %y : Tensor[] = aten::split_with_sizes(%x, %size, %dim)\n"
@@ -355,6 +358,40 @@ bool spell_out_reflection(Node* node) {
   return true;
 }
 
+// One slope for all channels is that of a leaky relu.
+bool spell_out_single_slope(const Context& context, Node* node) {
+  auto slope = is_op(node, "aten::prelu") ? context.static_tensor(node->namedInput("weight")) : std::nullopt;
+  if (!slope || slope->numel() != 1) {
+    return false;
+  }
+  node->output()->replaceAllUsesWith(insert_op(
+      node, node, "aten::leaky_relu", {node->namedInput("self"), constant(node, slope->item().toDouble())}));
+  node->destroy();
+  return true;
+}
+
+// The largest of all that lies in the trailing dimensions.
+bool spell_out_adaptive_max_pool(Node* node) {
+  const bool pools =
+      is_op(node, {"aten::adaptive_max_pool1d", "aten::adaptive_max_pool2d", "aten::adaptive_max_pool3d"});
+  auto asked = pools && node->outputs()[1]->uses().empty() ? constant_of(node->input(1)) : std::nullopt;
+  if (!asked || !asked->isIntList()) {
+    return false;
+  }
+  const auto sizes = asked->toIntVector();
+  if (!std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size == 1; })) {
+    return false;
+  }
+  std::vector<int64_t> dimensions;
+  for (int64_t i = node->kind().toUnqualString()[std::string("adaptive_max_pool").size()] - '0'; i > 0; --i) {
+    dimensions.push_back(-i);
+  }
+  node->outputs()[0]->replaceAllUsesWith(insert_op(
+      node, node, "aten::amax", {node->input(0), constant(node, dimensions), constant(node, true)}));
+  node->destroy();
+  return true;
+}
+
 // stack is cat of tensors with a dimension more.
 bool spell_out_stack(Node* node) {
   // What something else takes too, something else may change.
@@ -383,7 +420,8 @@ int64_t NormalizeOps(Context& context) {
     count += apply_rules(context, graph, rules);
     for_each_node(graph->block(), [&](Node* node) {
       count += spell_out_padding(context, node) || take_number(context, node) || spell_out_difference(node) ||
-               spell_out_reflection(node) || spell_out_stack(node);
+               spell_out_reflection(node) || spell_out_single_slope(context, node) ||
+               spell_out_adaptive_max_pool(node) || spell_out_stack(node);
     });
     eliminate_dead_code(graph);
   }

@@ -189,6 +189,18 @@ def test_matmul(left: Tensor, right: Tensor, zero_points: tuple[int, int], scale
         assert torch.allclose(found.double(), real, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_matmul_of_interleaved_heads_has_a_fast_kernel(which: int) -> None:
+    """Test that operands whose heads lie innermost are copied: oneDNN has but its slow reference for them."""
+    operands = [uint8(1, 2, 16, 32), uint8(1, 2, 32, 24, seed=1)]
+    operands[which] = operands[which].contiguous(memory_format=torch.channels_last)
+    kernel = OPS.binary_prepack("matmul", 0.02, 3, 0.03, 128, None, 0, "")
+    found = OPS.matmul(*operands, kernel)
+    assert not kernel.implementation().startswith("ref")
+    real = ((operands[0].double() - 3) * 0.02) @ ((operands[1].double() - 128) * 0.03)
+    assert torch.allclose(found.double(), real, rtol=1e-5, atol=1e-5)
+
+
 def test_heads_are_put_together_without_a_copy() -> None:
     """Test that attention's result lies as the values did, so that the reshape behind it gives a view."""
     kernel = OPS.binary_prepack("matmul", 1 / 256, 0, 0.03, 128, 0.1, 128, "")

@@ -24,8 +24,7 @@ class ElementwiseActivation final : public Kernel {
       const double y = activated(activation, x);
       numbers_[static_cast<size_t>(i)] = static_cast<float>(y);
       if (output) {
-        const double rounded = std::nearbyint(y / output->scale + static_cast<double>(output->zero_point));
-        bytes_[static_cast<size_t>(i)] = static_cast<uint8_t>(std::min(std::max(rounded, 0.0), 255.0));
+        bytes_[static_cast<size_t>(i)] = rounded_to(*output, y);
       }
     }
   }

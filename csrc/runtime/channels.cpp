@@ -21,8 +21,7 @@ class Cat final : public Kernel {
       auto& table = tables_.emplace_back();
       for (int byte = 0; byte < 256; ++byte) {
         const double x = (byte - static_cast<double>(input.zero_point)) * input.scale;
-        const double y = std::nearbyint(x / output.scale + static_cast<double>(output.zero_point));
-        table[static_cast<size_t>(byte)] = static_cast<uint8_t>(std::min(std::max(y, 0.0), 255.0));
+        table[static_cast<size_t>(byte)] = rounded_to(output, x);
       }
       changes_.push_back(input.scale != output.scale || input.zero_point != output.zero_point);
     }

@@ -113,6 +113,15 @@ KernelPtr batch_norm_prepack(const MaybeTensor& weight, const MaybeTensor& bias,
   return make_kernel(std::move(spec));
 }
 
+KernelPtr prelu_prepack(const at::Tensor& slopes, double input_scale, int64_t input_zero_point, double scale,
+                        int64_t zero_point) {
+  Spec spec = new_spec("prelu", "");
+  spec.set("input", QParams{input_scale, input_zero_point});
+  set_output(spec, scale, zero_point);
+  spec.tensors = {slopes};
+  return make_kernel(std::move(spec));
+}
+
 KernelPtr activation_prepack(double input_scale, int64_t input_zero_point, std::optional<double> scale,
                              int64_t zero_point, const std::string& activation) {
   Spec spec = new_spec("activation", activation);
@@ -265,6 +274,11 @@ TORCH_LIBRARY(jitquant, library) {
                made)
                   .c_str(),
               batch_norm_prepack);
+  library.def(("prelu_prepack(Tensor slopes, float input_scale, int input_zero_point, float scale,"
+               " int zero_point)" +
+               made)
+                  .c_str(),
+              prelu_prepack);
   library.def(("activation_prepack(float input_scale, int input_zero_point, float? scale, int zero_point,"
                " str activation)" +
                made)
@@ -302,9 +316,9 @@ TORCH_LIBRARY(jitquant, library) {
           .c_str(),
       layer_norm_prepack);
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
-  for (const char* name :
-       {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool", "adaptive_avg_pool",
-        "mean", "quantize", "dequantize", "channel_shuffle", "softmax", "layer_norm", "batch_norm"}) {
+  for (const char* name : {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool",
+                           "adaptive_avg_pool", "mean", "quantize", "dequantize", "channel_shuffle",
+                           "softmax", "layer_norm", "batch_norm", "prelu"}) {
     library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
   }
   for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "add", "mul", "matmul"}) {

@@ -37,7 +37,7 @@ class Matmul final : public Kernel {
                 " and ", inputs[1].sizes(), " cannot be multiplied; give it what the model was made for");
     const int64_t rank = std::max(inputs[0].dim(), inputs[1].dim());
     inputs[0] = with_rank(packed_rows(inputs[0]), rank);
-    inputs[1] = with_rank(signed_copy(inputs[1]), rank);
+    inputs[1] = with_rank(signed_copy(packed_rows(inputs[1])), rank);
   }
 
   std::shared_ptr<Plan> make_plan(Tensors inputs) override {
@@ -75,7 +75,7 @@ class Matmul final : public Kernel {
   }
 
  private:
-  // Rows whose elements stand side by side.
+  // Rows or columns whose elements stand side by side: of others, oneDNN has only its reference kernel.
   static at::Tensor packed_rows(const at::Tensor& tensor) {
     return tensor.stride(-1) == 1 || tensor.stride(-2) == 1 ? tensor : tensor.contiguous();
   }

@@ -180,6 +180,11 @@ dnnl::post_ops linear_then(double factor, double shift, const dnnl::post_ops& op
   return result;
 }
 
+uint8_t rounded_to(const QParams& params, double number) {
+  const double rounded = std::nearbyint(number / params.scale + static_cast<double>(params.zero_point));
+  return static_cast<uint8_t>(std::min(std::max(rounded, 0.0), 255.0));
+}
+
 double activated(const Activation& activation, double x) {
   const auto& name = activation.name;
   auto argument = [&](size_t i) { return activation.arguments.at(i); };

@@ -62,6 +62,9 @@ void append_activation(dnnl::post_ops& ops, const Activation& activation);
 dnnl::post_ops linear_then(double factor, double shift, const dnnl::post_ops& ops);
 double activated(const Activation& activation, double x);
 
+// The integer for a number, as far as the range goes.
+uint8_t rounded_to(const QParams& params, double number);
+
 // Raises where an input is not uint8.
 void require_bytes(const at::Tensor& input, const std::string& kernel);
 void require_bytes_or_float(const at::Tensor& input, const std::string& kernel);

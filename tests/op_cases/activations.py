@@ -19,6 +19,26 @@ def leaky_relu_in_place(x: Tensor) -> Tensor:
     return F.leaky_relu_(x, 0.2)
 
 
+class FunctionalPReLU(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes = nn.Parameter(torch.tensor([0.3, -0.2, 0.1, 0.0, 0.5, 1.0, 0.05, 0.25]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.prelu(x, self.slopes)
+
+
+class PReLUMethod(FunctionalPReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.prelu(self.slopes)
+
+
+def uneven_prelu() -> nn.Module:
+    prelu = nn.PReLU(8)
+    prelu.weight.data = torch.linspace(-0.2, 1.5, 8)
+    return prelu
+
+
 def elu(x: Tensor) -> Tensor:
     return F.elu(x, alpha=0.6)
 
@@ -63,6 +83,16 @@ spellings(
     functional=leaky_relu,
     functional_in_place=leaky_relu_in_place,
 )
+spellings("aten::leaky_relu", "quantized::leaky_relu", prelu_of_one_slope=nn.PReLU(init=0.2))
+for kind in ("conv1d", "conv2d", "conv3d", "linear"):
+    spellings(
+        "aten::prelu",
+        "quantized::prelu",
+        kind,
+        module=uneven_prelu(),
+        functional=FunctionalPReLU(),
+        method=PReLUMethod(),
+    )
 spellings(
     "aten::elu",
     "quantized::elu",

@@ -416,6 +416,18 @@ class IndexTwice(Places):
         return x[self.places[1:3], self.places[1:3]]
 
 
+def fill_method(x: Tensor) -> Tensor:
+    return x.masked_fill(torch.ones(12, 12, dtype=torch.bool).triu(1), 0.0)
+
+
+def fill_function(x: Tensor) -> Tensor:
+    return torch.masked_fill(x, torch.ones(12, 12, dtype=torch.bool).tril(-1), 0)
+
+
+def fill_in_place(x: Tensor) -> Tensor:
+    return x.masked_fill_(torch.arange(8).reshape(8, 1, 1) > 4, 0)
+
+
 class GatherMethod(Places):
     def forward(self, x: Tensor) -> Tensor:
         return x.gather(1, self.places.view(-1, 1, 1, 1).expand(-1, 3, 12, 12))
@@ -449,6 +461,13 @@ spellings("aten::expand", "aten::expand", channels=expand_channels, batch=expand
 spellings("aten::expand", "aten::expand", "linear", features=expand_features)
 spellings("aten::expand_as", "aten::expand_as", method=ExpandAs())
 spellings("aten::repeat", "aten::repeat", method=repeat_method, list=repeat_list)
+spellings(
+    "aten::masked_fill.Scalar",
+    "aten::masked_fill",
+    method=fill_method,
+    function=fill_function,
+    in_place=fill_in_place,
+)
 spellings("aten::gather", "aten::gather", method=GatherMethod(), function=GatherFunction())
 spellings("aten::gather", "aten::gather", "linear", function=GatherFeatures())
 spellings("aten::index.Tensor", "aten::index", channels=Index(), twice=IndexTwice())

@@ -1,7 +1,8 @@
 """Ops that compare: the order of integers is that of what they stand for. Of values and places, values."""
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from tests.op_cases.case import spellings
 
@@ -95,6 +96,21 @@ def stable_sort_function(x: Tensor) -> Tensor:
     return values
 
 
+def adaptive_max_functional(x: Tensor) -> Tensor:
+    return F.adaptive_max_pool2d(x, 1)
+
+
+for kind, pool in (
+    ("conv1d", nn.AdaptiveMaxPool1d(1)),
+    ("conv2d", nn.AdaptiveMaxPool2d(1)),
+    ("conv3d", nn.AdaptiveMaxPool3d((1, 1, 1))),
+):
+    spellings("aten::amax", "aten::amax", kind, adaptive_max_pool=pool)
+spellings(
+    "aten::amax",
+    "aten::amax",
+    adaptive_max_functional=adaptive_max_functional,
+)
 for kind in ("conv2d", "linear"):
     spellings("aten::max", "aten::max", kind, method=max_method, function=max_function)
     spellings("aten::min", "aten::min", kind, method=min_method, function=min_function)
