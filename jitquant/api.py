@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -30,10 +31,12 @@ from jitquant.pipeline import (
     FUSE_PASSES,
     PREPARE_PASSES,
     QUANTIZE,
+    RECORD,
     PassOptions,
     Record,
     run_passes,
 )
+from jitquant.presets import choose_methods
 from jitquant.qconfig import QConfig, make_observers
 from jitquant.summary import check_strict, read_report, write_report
 from jitquant.version import __version__
@@ -64,6 +67,9 @@ def prepare_jit(
     inplace: bool = False,
     *,
     target: str = "quantized",
+    preset: str = "balanced",
+    correct_bias: bool | None = None,
+    round_weights: bool | None = None,
     methods: Sequence[str] = ("forward",),
     preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
@@ -78,6 +84,9 @@ def prepare_jit(
         inplace: change ``model`` itself; else a copy is changed and returned.
         target: what the model is going to be converted to: ``"quantized"``, whose files stock torch loads,
             or ``"native"``, which is faster and whose files need jitquant's op library where they are loaded.
+        preset: what is done to win back accuracy: ``"fast"``, ``"balanced"`` or ``"accurate"``. See
+            ``jitquant.presets``.
+        correct_bias, round_weights: switch one of these methods on or off, whatever the preset does.
         methods: which methods of the model are to be quantized; the others stay as they are.
         preserved_attrs: methods that ``forward`` calls and that are to stay; other methods stay anyway.
         print_graphs: print the graph after each pass that changed something, with its number of rewrites.
@@ -92,7 +101,9 @@ def prepare_jit(
     check_target(target, caller)
     check_not_prepared(model, caller)
     check_evaluation_mode(model, caller)
-    check_pass_name(stop_after, PREPARE_PASSES, caller)
+    accuracy = choose_methods(preset, caller, correct_bias=correct_bias, round_weights=round_weights)
+    passes = tuple(name for name in PREPARE_PASSES if name not in RECORD or name in accuracy.passes())
+    check_pass_name(stop_after, passes, caller)
     check_attributes(model, preserved_attrs, caller)
     check_methods(model, methods, caller)
     qconfigs = check_qconfig_dict(qconfig_dict, model, caller)
@@ -101,7 +112,7 @@ def prepare_jit(
     work = _working_copy(model, inplace)
     records: list[Record] = []
     run_passes(
-        PREPARE_PASSES,
+        passes,
         work,
         PassOptions(target=target, observers=observers, preserved_attrs=preserved_attrs),
         methods=methods,
@@ -121,6 +132,7 @@ def prepare_jit(
             "torch": torch.__version__,
             "stage": "prepared",
             "target": target,
+            "accuracy": asdict(accuracy),
             "methods": list(methods),
             "qconfig": {
                 path: "float" if qconfig is None else qconfig.describe() for path, qconfig in qconfigs.items()
@@ -205,6 +217,9 @@ def quantize_jit(
     debug: bool = False,
     *,
     target: str = "quantized",
+    preset: str = "balanced",
+    correct_bias: bool | None = None,
+    round_weights: bool | None = None,
     methods: Sequence[str] = ("forward",),
     strict: bool | Sequence[str] = False,
     preserved_attrs: Sequence[str] = (),
@@ -216,8 +231,9 @@ def quantize_jit(
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
-        model, qconfig_dict, inplace, debug, target, methods, strict, preserved_attrs, print_graphs,
-            stop_after: as for ``prepare_jit`` and ``convert_jit``. ``target="native"`` makes the fastest.
+        model, qconfig_dict, inplace, debug, target, preset, correct_bias, round_weights, methods, strict,
+            preserved_attrs, print_graphs, stop_after: as for ``prepare_jit`` and ``convert_jit``.
+            ``target="native"`` makes the fastest.
 
     Raises:
         QuantizationError: as those two do. With ``inplace=True`` the model is changed only if all went well.
@@ -234,6 +250,9 @@ def quantize_jit(
         model,
         qconfig_dict,
         target=target,
+        preset=preset,
+        correct_bias=correct_bias,
+        round_weights=round_weights,
         methods=methods,
         preserved_attrs=preserved_attrs,
         print_graphs=print_graphs,

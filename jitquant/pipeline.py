@@ -33,8 +33,13 @@ FOLD = (
 
 OBSERVE = ("insert_observers",)
 
+# Behind insert_observers: only weights that are observed will be rounded. jitquant/presets.py says which run.
+RECORD = ("observe_products", "observe_means")  # the second takes what the first leaves alone
+
 QUANTIZE = (
     "insert_quant_dequant",  # what the observers saw is at hand
+    "round_weights",  # needs the scales of weights, and what observe_products recorded
+    "correct_bias",  # needs rounded weights, and what observe_means recorded
     "remove_inner_quant",  # debug=True stops here, and rounds where the integer ops do
 )
 
@@ -53,7 +58,7 @@ LOWER = (
     "freeze",  # weights that nothing packed become constants, and the others go
 )
 
-PREPARE_PASSES = CANONICALIZE + FOLD + OBSERVE
+PREPARE_PASSES = CANONICALIZE + FOLD + OBSERVE + RECORD
 CONVERT_PASSES = QUANTIZE + LOWER
 FUSE_PASSES = (*CANONICALIZE, "fold_conv_bn")
 

@@ -10,6 +10,7 @@
 // TorchScript object that keeps it and packs it anew when the file is loaded. Left alone: packing whose
 // inputs are not the same in every call.
 
+#include "csrc/evaluate.h"
 #include "csrc/graph_edit.h"
 #include "csrc/packed_weight.h"
 #include "csrc/pass.h"
@@ -33,37 +34,8 @@ std::vector<c10::Symbol> prepack_kinds(const Target& target) {
   return symbols;
 }
 
-std::optional<torch::jit::Stack> static_inputs(const Context& context, const Node* node);
-
-// What a value is in every call: it is known, or follows from what is known.
-std::optional<c10::IValue> evaluate(const Context& context, const Value* value) {
-  if (auto known = context.static_value(value)) {
-    return known;
-  }
-  const Node* node = value->node();
-  const bool computes = node->kind().is_aten() || node->kind() == c10::prim::ListConstruct;
-  auto stack = computes && node->outputs().size() == 1 ? static_inputs(context, node) : std::nullopt;
-  if (!stack) {
-    return std::nullopt;
-  }
-  node->getOperation()(*stack);
-  return stack->back();
-}
-
-std::optional<torch::jit::Stack> static_inputs(const Context& context, const Node* node) {
-  torch::jit::Stack stack;
-  for (const Value* input : node->inputs()) {
-    auto value = evaluate(context, input);
-    if (!value) {
-      return std::nullopt;
-    }
-    stack.push_back(*value);
-  }
-  return stack;
-}
-
 bool fold(Context& context, Node* node) {
-  auto arguments = static_inputs(context, node);
+  auto arguments = evaluate_inputs(context, node);
   if (!arguments) {
     return false;
   }

@@ -1,0 +1,185 @@
+#include "csrc/input_statistics.h"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "csrc/evaluate.h"
+#include "csrc/graph_edit.h"
+#include "csrc/observers.h"
+#include "csrc/op_table.h"
+#include "csrc/quantization_params.h"
+#include "csrc/walk.h"
+
+namespace jitquant {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+// Of more patches a part stands for all: neighbours are alike.
+constexpr int64_t kMostPatches = 4096;
+
+void record_means(const at::Tensor& input, const at::Tensor& sums, int64_t axis) {
+  const int64_t channels = sums.size(0) - 1;
+  const int64_t at = axis + input.dim();
+  if (input.scalar_type() != at::kFloat || input.numel() == 0 || at < 0 || input.size(at) != channels) {
+    return;  // the op itself says what is wrong with it
+  }
+  at::NoGradGuard no_grad;
+  std::vector<int64_t> others;
+  for (int64_t i = 0; i < input.dim(); ++i) {
+    if (i != at) {
+      others.push_back(i);
+    }
+  }
+  sums.slice(0, 0, channels).add_(others.empty() ? input : input.sum(others));
+  sums.slice(0, channels).add_(static_cast<double>(input.numel() / channels));
+}
+
+// The patches that a convolution multiplies, [groups, patches, K]; the rows that a linear does.
+at::Tensor patches_of(const at::Tensor& input, at::IntArrayRef window, at::IntArrayRef stride,
+                      at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
+  if (window.empty()) {
+    return input.reshape({1, -1, input.size(-1)});
+  }
+  at::Tensor image = input.dim() == static_cast<int64_t>(window.size()) + 1 ? input.unsqueeze(0) : input;
+  auto both = [](at::IntArrayRef sizes, int64_t one) {
+    return sizes.size() == 1 ? std::vector<int64_t>{one, sizes[0]} : sizes.vec();
+  };
+  image = window.size() == 1 ? image.unsqueeze(-2) : image;
+  const at::Tensor columns = at::im2col(image, both(window, 1), both(dilation, 1), both(padding, 0),
+                                        both(stride, 1));  // [batch, groups * K, pixels]
+  const int64_t depth = columns.size(1) / groups;
+  return columns.reshape({columns.size(0), groups, depth, columns.size(2)})
+      .permute({1, 0, 3, 2})
+      .reshape({groups, -1, depth});
+}
+
+void record_products(const at::Tensor& input, const at::Tensor& sums, at::IntArrayRef window,
+                     at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                     int64_t groups) {
+  if (input.scalar_type() != at::kFloat || input.numel() == 0) {
+    return;
+  }
+  at::NoGradGuard no_grad;
+  at::Tensor patches = patches_of(input, window, stride, padding, dilation, groups);
+  const int64_t step = (patches.size(1) + kMostPatches - 1) / kMostPatches;
+  patches = patches.slice(1, 0, patches.size(1), step);
+  patches = at::cat({patches, at::ones({groups, patches.size(1), 1})}, 2);
+  sums.add_(at::bmm(patches.transpose(1, 2), patches));
+}
+
+// The op in front of which a node stands that records its input, if its weight is quantized by now.
+Node* recorded_op(Node* record) {
+  Node* op = record->next();
+  while (op != record->owningBlock()->return_node()) {
+    const OpRow* row = find_row(op);
+    if (row != nullptr && row->weight) {
+      const bool is_it = op->input(0) == record->input(0) && is_dequantize(op->namedInput(*row->weight));
+      return is_it ? op : nullptr;
+    }
+    op = op->next();
+  }
+  return nullptr;
+}
+
+const std::string& name_of_sums(const Node* record) { return record->input(1)->node()->s(c10::attr::name); }
+
+std::optional<Recorded> read_recorded(const Context& context, Node* op, const at::Tensor& sums) {
+  Node* dequantize = op->namedInput(*find_row(op)->weight)->node();
+  Node* quantize = dequantize->input()->node();
+  auto weight = context.static_tensor(quantize->input(0));
+  auto quantized = evaluate(context, quantize->output());
+  auto groups = groups_of(op);
+  if (!weight || !quantized || !groups) {
+    return std::nullopt;
+  }
+  const at::Tensor integers = quantized->toTensor();
+  const bool per_channel = integers.qscheme() == at::kPerChannelAffine;
+  if (per_channel && integers.q_per_channel_axis() != 0) {
+    return std::nullopt;
+  }
+  const at::Tensor scale = per_channel ? integers.q_per_channel_scales().to(at::kDouble)
+                                       : at::full({weight->size(0)}, integers.q_scale(), at::kDouble);
+  auto rows = [&](const at::Tensor& tensor) {
+    return tensor.to(at::kDouble).reshape({*groups, weight->size(0) / *groups, -1});
+  };
+  return Recorded{op, quantize, rows(*weight), rows(integers.dequantize()), rows(scale), sums};
+}
+
+TORCH_LIBRARY_FRAGMENT(jitquant, library) {
+  library.def("record_means(Tensor input, Tensor(a!) sums, int axis) -> ()", record_means);
+  library.def(
+      "record_products(Tensor input, Tensor(a!) sums, int[] window, int[] stride, int[] padding,"
+      " int[] dilation, int groups) -> ()",
+      record_products);
+}
+
+}  // namespace
+
+bool has_observed_weight(const Node* op) {
+  const OpRow* row = find_row(op);
+  return row != nullptr && row->weight && row->weight_axis == 0 && is_observed(op->namedInput(*row->weight));
+}
+
+std::optional<int64_t> groups_of(const Node* op) {
+  if (!op->schema().argumentIndexWithName("groups")) {
+    return 1;
+  }
+  auto groups = constant_of(op->namedInput("groups"));
+  return groups ? std::optional(groups->toInt()) : std::nullopt;
+}
+
+std::vector<Recorded> find_recorded(Context& context, const char* name) {
+  std::vector<Recorded> found;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* node) {
+      Node* op = is_op(node, name) ? recorded_op(node) : nullptr;
+      if (op == nullptr) {
+        return;
+      }
+      const at::Tensor sums = context.module.attr(name_of_sums(node)).toTensor().to(at::kDouble);
+      // The last number counts what was seen.
+      if (!at::isfinite(sums).all().item<bool>() || !sums.flatten()[-1].is_nonzero()) {
+        return;
+      }
+      auto recorded = read_recorded(context, op, sums);
+      if (recorded) {
+        found.push_back(std::move(*recorded));
+      }
+    });
+  }
+  return found;
+}
+
+void add_to_bias(Context& context, const Recorded& recorded, const at::Tensor& more) {
+  Value* value = recorded.op->namedInput("bias");
+  auto bias = context.static_tensor(value);
+  if (!bias && !value->mustBeNone()) {
+    return;
+  }
+  const at::Tensor sum = more.flatten() + (bias ? bias->to(at::kDouble) : at::zeros({}, at::kDouble));
+  set_input(recorded.op, "bias",
+            context.new_attribute(recorded.op, "_bias_", sum.to(at::kFloat), c10::TensorType::get()));
+}
+
+void remove_records(Context& context, const char* name) {
+  for (const auto& graph : context.graphs()) {
+    std::vector<std::string> names;
+    for_each_node(graph->block(), [&](Node* node) {
+      if (is_op(node, name)) {
+        names.push_back(name_of_sums(node));
+        node->destroy();
+      }
+    });
+    eliminate_dead_code(graph);
+    for (const auto& attribute : names) {
+      context.remove_attribute(attribute);
+    }
+  }
+}
+
+}  // namespace jitquant

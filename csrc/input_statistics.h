@@ -1,0 +1,48 @@
+// What the inputs of a convolution or linear are on average, recorded while the prepared model runs: a node
+// in front of the op adds to a tensor of the top module, _statistics_0, _statistics_1, …
+//
+// A linear and each output pixel of a convolution multiply weights with a patch of K inputs. Recorded are
+//   means:     the sums of each channel and their number, [channels + 1], or
+//   products:  the sums of patch * patch' with a one behind each patch, [groups, K + 1, K + 1].
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include "csrc/pass.h"
+
+namespace jitquant {
+
+constexpr const char* kRecordMeans = "jitquant::record_means";
+constexpr const char* kRecordProducts = "jitquant::record_products";
+
+// An op whose inputs were recorded.
+struct Recorded {
+  torch::jit::Node* op;
+  torch::jit::Node* quantize;  // of its weight
+  at::Tensor weight;           // what that quantizes, as [groups, outputs of a group, K], in double
+  at::Tensor rounded;          // the same after quantizing
+  at::Tensor scale;            // of each row, [groups, outputs of a group, 1]
+  at::Tensor sums;
+};
+
+// Whether inputs of the op can be recorded: it is a convolution (not transposed) or a linear, and its weight
+// goes through an observer.
+bool has_observed_weight(const torch::jit::Node* op);
+
+// The groups of a convolution; 1 of a linear. Nothing where that is not constant.
+std::optional<int64_t> groups_of(const torch::jit::Node* op);
+
+// The ops behind nodes of that name that saw data, once their weights are quantized.
+std::vector<Recorded> find_recorded(Context& context, const char* name);
+
+// Adds to the bias of an op; `more` is [groups, outputs of a group].
+void add_to_bias(Context& context, const Recorded& recorded, const at::Tensor& more);
+
+// Takes the nodes of that name away, and what they recorded.
+void remove_records(Context& context, const char* name);
+
+}  // namespace jitquant

@@ -1,0 +1,63 @@
+"""What is done to win back accuracy, and the presets that choose it.
+
+============  ==============  ================  ==========================================================
+Preset        `correct_bias`  `round_weights`   What it costs
+============  ==============  ================  ==========================================================
+``fast``      no              no                nothing
+``balanced``  yes             no                a mean of each channel while calibrating
+``accurate``  yes             yes               products of inputs while calibrating, seconds of conversion
+============  ==============  ================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jitquant.errors import QuantizationError
+
+__all__ = ["PRESETS", "Methods", "choose_methods"]
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Which methods are used.
+
+    correct_bias: the bias takes back what rounding the weight shifts on average (Nagel et al. 2019,
+        arXiv:1906.04721, section 4.2).
+    round_weights: weights are rounded such that the results change least (GPTQ, Frantar et al. 2023,
+        arXiv:2210.17323), and the bias of these ops is corrected with them.
+    """
+
+    correct_bias: bool = False
+    round_weights: bool = False
+
+    def passes(self) -> tuple[str, ...]:
+        """The passes that record what these methods need, in their order."""
+        products = ("observe_products",) if self.round_weights else ()
+        means = ("observe_means",) if self.correct_bias else ()  # of what the first left alone
+        return products + means
+
+
+PRESETS = {
+    "fast": Methods(),
+    "balanced": Methods(correct_bias=True),
+    "accurate": Methods(correct_bias=True, round_weights=True),
+}
+
+
+def choose_methods(preset: Any, caller: str, **switches: Any) -> Methods:
+    """The preset's methods, with each switch that is not None in place of the preset's.
+
+    Raises QuantizationError for an unknown preset and for a switch that is neither a bool nor None.
+    """
+    if preset not in PRESETS:
+        known = ", ".join(map(repr, PRESETS))
+        raise QuantizationError(f"{caller}: preset={preset!r} is unknown; choose from {known}")
+    for name, value in switches.items():
+        if value is not None and not isinstance(value, bool):
+            raise QuantizationError(
+                f"{caller}: {name}={value!r} is a {type(value).__name__}; "
+                "pass True, False, or None for what the preset does"
+            )
+    return replace(PRESETS[preset], **{name: value for name, value in switches.items() if value is not None})
