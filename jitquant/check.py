@@ -81,7 +81,7 @@ def check(path_or_module: str | PathLike[str] | torch.jit.ScriptModule) -> Fit:
     title = "the module" if isinstance(path_or_module, torch.jit.ScriptModule) else str(path_or_module)
     if facts["stage"] == "prepared":
         raise QuantizationError(
-            f"check: {title} is prepared and runs in float; calibrate it and convert it with convert_jit first"
+            f"check: {title} is prepared and runs in float; calibrate it, and then call convert_jit"
         )
     findings = list(_older("torch", torch.__version__, facts))
     if facts["stage"] == "quantized":  # with debug=True its arithmetic is float, which any machine has

@@ -264,7 +264,7 @@ def test_what_jitquant_did_not_make_is_refused(tmp_path: Path) -> None:
     prepared = jitquant.prepare_jit(
         torch.jit.script(nn.Sequential(nn.Linear(2, 2)).eval()), {"": jitquant.default_qconfig}
     )
-    with pytest.raises(QuantizationError, match=r"^check: the module is prepared .*convert_jit first"):
+    with pytest.raises(QuantizationError, match=r"^check: the module is prepared .*call convert_jit"):
         jitquant.check(prepared)
     with pytest.raises(FileNotFoundError):
         jitquant.check(tmp_path / "nowhere.pt")
