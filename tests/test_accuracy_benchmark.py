@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+import jitquant
 from benchmarks import accuracy
 from benchmarks.accuracy import JUDGED_MODELS, arguments, cells, choices, measure, report, variants
-from benchmarks.engines import Role, Variant
+from benchmarks.engines import Role, Unavailable, Variant, with_jitquant
 from benchmarks.figures import EngineFigures, ModelFigures, Run
 from benchmarks.inputs import user_samples
 from benchmarks.judge import judge
-from benchmarks.samples import Limits
+from benchmarks.models import Model
+from benchmarks.samples import Limits, Samples
+from benchmarks.subject import Subject
 
 
 @pytest.fixture
@@ -69,9 +72,10 @@ def test_ablation_of_a_single_method_says_nothing_twice(keywords: set[str]) -> N
 
 
 def figures() -> ModelFigures:
-    float_row = EngineFigures("float", Role.FLOAT, top1=0.9, same_top1=1.0, calibrate_seconds=2.0)
+    float_row = EngineFigures("float", Role.FLOAT, top1=0.9, same_top1=1.0, calibrate_processor_seconds=2.0)
     ours = EngineFigures("ours", Role.JITQUANT, same_top1=0.5, sqnr_db=20.0, cosine=0.75, file_mb=4.0)
-    ours.convert_seconds, ours.convert_processor_seconds, ours.calibrate_seconds = 5.0, 6.0, 3.0
+    ours.convert_seconds, ours.convert_processor_seconds, ours.calibrate_seconds = 5.0, 6.0, 4.0
+    ours.calibrate_processor_seconds = 3.0
     peer = EngineFigures("peer", Role.PEER, convert_seconds=9.0, export_seconds=2.0, calibrate_seconds=0.0)
     peer.notes.append("judge: no")
     return ModelFigures("net", "Net", "made up", 4, [float_row, ours, peer])
@@ -115,6 +119,18 @@ def test_cosine_of_tokens_is_that_of_their_means() -> None:
     pooled = judge(reference, swapped, classifies=False, labels=None, pooled=2)
     assert pooled.cosine == pytest.approx(1.0)
     assert pooled.sqnr_db == pytest.approx(10 * np.log10(1 / 2))
+
+
+def test_keywords_reach_quantize_jit_or_become_a_note(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(4, 4)).eval()
+    rows = torch.randn(3, 1, 4)
+    model = Model("tiny", "Tiny", lambda: network, lambda data, limits: Samples("none", [], []))
+    subject = Subject(model, network, torch.jit.script(network), [(row,) for row in rows])
+    file = with_jitquant.convert(subject, tmp_path, {"keywords": {"debug": True}})
+    assert jitquant.info(file)["stage"] == "debug"
+    assert subject.calibrating.wall > 0
+    with pytest.raises(Unavailable, match="not available: quantize_jit has no unheard_of argument"):
+        with_jitquant.convert(subject, tmp_path, {"keywords": {"unheard_of": True}})
 
 
 def test_samples_come_from_a_function_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
