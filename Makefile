@@ -17,7 +17,7 @@ CPP_FOLDERS := $(wildcard csrc csrc/*/. passes)
 CPP_FILES := $(sort $(foreach folder,csrc csrc/* passes,$(wildcard $(folder)/*.cpp $(folder)/*.h)))
 CPP_TUTORIAL := $(wildcard tutorials/*/*.cpp tutorials/*/*.h)
 
-.PHONY: help demo test lint format bench coverage sanitize build clean
+.PHONY: help demo test lint format bench accuracy coverage sanitize build clean
 
 help:
 	@echo "make demo      quantize EfficientNet-Lite0 and show what came of it"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint      ruff, mypy and clang-format, changing nothing"
 	@echo "make format    let ruff and clang-format rewrite what they can"
 	@echo "make bench     measure jitquant beside its peers (table, picture and JSON in $(OUT)/; ARGS=--quick, --help)"
+	@echo "make accuracy  what jitquant's presets and its peers keep of the accuracy, and what that takes (ARGS=--quick)"
 	@echo "make coverage  convert every family of torchvision and show what falls short (ARGS=--all, --help)"
 	@echo "make sanitize  run the tests of the op library under the address sanitizer"
 	@echo "make build     compile the extension into .venv"
@@ -49,6 +50,9 @@ format: $(STAMPS)/torch $(STAMPS)/extra-lint
 
 bench: $(STAMPS)/extension $(STAMPS)/extra-bench $(STAMPS)/torchvision $(STAMPS)/minilm
 	@$(PY) -m benchmarks --out $(OUT) $(ARGS)
+
+accuracy: $(STAMPS)/extension $(STAMPS)/extra-bench $(STAMPS)/minilm
+	@$(PY) -m benchmarks.accuracy --out $(OUT) $(ARGS)
 
 coverage: $(STAMPS)/extension $(STAMPS)/torchvision
 	@$(PY) -m benchmarks.coverage --out $(OUT) $(ARGS)

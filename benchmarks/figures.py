@@ -19,12 +19,21 @@ class Load:
 
 @dataclass
 class EngineFigures:
-    """One engine on one model. What failed is None, and the notes say why."""
+    """One engine on one model. What failed is None, and the notes say why.
+
+    Export and calibration are parts of the conversion, 0 where an engine has no such part or hides it. For
+    float, calibration is the plain passes over the same samples.
+    """
 
     engine: str
     role: str
     notes: list[str] = field(default_factory=list)
     convert_seconds: float | None = None
+    convert_processor_seconds: float | None = None
+    export_seconds: float | None = None
+    export_processor_seconds: float | None = None
+    calibrate_seconds: float | None = None
+    calibrate_processor_seconds: float | None = None
     convert_peak_mb: float | None = None
     convert_before_mb: float | None = None
     file_mb: float | None = None

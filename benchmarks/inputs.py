@@ -3,6 +3,7 @@
 `benchmarks/minilm.py` has those of text.
 """
 
+import importlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,17 +55,22 @@ def _crops(names: Sequence[str], crops: int, size: int = 224) -> np.ndarray:
     return (pixels / 255 - np.float32(0.498)) / np.float32(0.502)
 
 
-def user_samples(path: Path, limits: Limits) -> Samples:
-    """The rows of a file that torch.save wrote: a tensor, or a tuple or list of one for each argument.
+def user_samples(source: str, limits: Limits) -> Samples:
+    """A user's rows: a tensor, or a tuple or list of one for each argument.
 
-    The first quarter calibrates and the others judge; a single row does both.
+    `source` is a file that torch.save wrote, or ``module:function`` of what gives them. The first quarter
+    calibrates and the others judge; a single row does both.
     """
-    content = torch.load(path, weights_only=True)
+    module, _, function = source.partition(":")
+    if function and not Path(source).exists():
+        content = getattr(importlib.import_module(module), function)()
+    else:
+        content = torch.load(source, weights_only=True)
     tensors = [content] if isinstance(content, torch.Tensor) else list(content)
     if not tensors or len({len(tensor) for tensor in tensors}) != 1:
-        raise ValueError(f"{path}: each argument needs the same number of rows (samples along dimension 0)")
+        raise ValueError(f"{source}: each argument needs the same number of rows (samples along dimension 0)")
     arrays = [tensor.numpy() for tensor in tensors]
     count = len(arrays[0])
     split = 0 if count == 1 else max(1, count // 4)
     calibration = [array[: split or 1] for array in arrays]
-    return Samples(path.name, calibration, [array[split:] for array in arrays]).limited(limits)
+    return Samples(Path(source).name, calibration, [array[split:] for array in arrays]).limited(limits)

@@ -19,11 +19,23 @@ class Verdict:
     top1: float | None
 
 
-def judge(reference: np.ndarray, got: np.ndarray, *, classifies: bool, labels: np.ndarray | None) -> Verdict:
-    """Compare outputs, one sample a row; `labels` are the right classes, where the model was taught any."""
+def judge(
+    reference: np.ndarray,
+    got: np.ndarray,
+    *,
+    classifies: bool,
+    labels: np.ndarray | None,
+    pooled: int = 1,
+) -> Verdict:
+    """Compare outputs, one sample a row.
+
+    `labels` are the right classes, where the model was taught any. Where a row is `pooled` vectors behind
+    each other, such as those of tokens, the cosine is of their means.
+    """
     decibels = sqnr(torch.from_numpy(reference), torch.from_numpy(got))
-    lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(got, axis=1)
-    cosines = (reference * got).sum(1) / np.maximum(lengths, 1e-12)
+    ours, theirs = (rows.reshape(len(rows), pooled, -1).mean(1) for rows in (got, reference))
+    lengths = np.linalg.norm(theirs, axis=1) * np.linalg.norm(ours, axis=1)
+    cosines = (theirs * ours).sum(1) / np.maximum(lengths, 1e-12)
     chosen = got.argmax(1)
     return Verdict(
         decibels if math.isfinite(decibels) else None,

@@ -46,10 +46,11 @@ class Layer(nn.Module):
 
 
 class MiniLM(nn.Module):
-    """Token numbers, batch × 128, to embeddings, batch × 384: the mean of what the last layer gives."""
+    """Token numbers, batch × 128, to the last hidden state, batch × 128 × 384, or its mean over tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, pools: bool) -> None:
         super().__init__()
+        self.pools = pools
         self.words = nn.Embedding(VOCABULARY, WIDTH)
         self.positions = nn.Parameter(torch.zeros(POSITIONS, WIDTH))
         self.kind = nn.Parameter(torch.zeros(WIDTH))
@@ -58,7 +59,8 @@ class MiniLM(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.words(tokens) + self.positions[:TOKENS] + self.kind
-        return self.layers(self.norm(x)).mean(1)
+        hidden = self.layers(self.norm(x))
+        return hidden.mean(1) if self.pools else hidden
 
 
 # The names of this module's parts in the package's file, longest match first.
@@ -75,12 +77,12 @@ NAMES = (
 )
 
 
-def minilm() -> nn.Module:
-    """The network with its real weights, in evaluation mode."""
+def minilm(*, pools: bool = True) -> nn.Module:
+    """The network with its real weights, in evaluation mode, with or without the mean at its end."""
     from safetensors.torch import load_file
 
     stored = load_file(_package_folder() / "model.safetensors")
-    network = MiniLM()
+    network = MiniLM(pools=pools)
     weights = {"kind": stored["embeddings.token_type_embeddings.weight"][0]}
     for name in network.state_dict().keys() - weights.keys():
         weights[name] = stored[_stored_name(name)]

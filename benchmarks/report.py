@@ -61,15 +61,20 @@ def report(run: Run) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def heading(run: Run) -> str:
-    machine, settings = run.machine, run.settings
+def machine_line(run: Run) -> str:
+    machine = run.machine
     flags = ", ".join(machine["flags"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"{machine['processor']}, {machine['processors']} processors ({flags}), "
-        f"load {machine.get('load', 0):.1f} before it began; {versions}. "
-        f"Median of {settings['rounds']} rounds, every engine in a process of its own and in turns.\n\n"
-        f"{LEGEND}"
+        f"load {machine.get('load', 0):.1f} before it began; {versions}."
+    )
+
+
+def heading(run: Run) -> str:
+    return (
+        f"{machine_line(run)} Median of {run.settings['rounds']} rounds, every engine in a process of its "
+        f"own and in turns.\n\n{LEGEND}"
     )
 
 

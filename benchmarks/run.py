@@ -4,14 +4,14 @@ One process computes at a time. In a round every engine is measured once, one af
 machine that slows down for a while slows all of them, and ratios are taken within a round.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engines import ENGINES, REFERENCE
+from benchmarks.engines import ENGINES, REFERENCE, Variant
 from benchmarks.figures import EngineFigures, Load, ModelFigures, Timing
 from benchmarks.judge import judge
 from benchmarks.models import Model
@@ -47,19 +47,27 @@ class Subject:
 class ModelRun:
     """All engines on one model."""
 
-    def __init__(self, subject: Subject, settings: Settings, work: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        settings: Settings,
+        work: Path,
+        say: Callable[[str], None],
+        variants: Mapping[str, Variant] | None = None,
+    ) -> None:
         self.subject = subject
         self.settings = settings
         self.folder = work / subject.model.name
         self.samples = self.folder / "samples"
         self.say = say
         self.files: dict[str, str] = {}
+        self.variants = variants or {name: Variant(name) for name in settings.engines}
         self.figures = ModelFigures(
             subject.model.name,
             subject.model.title,
             subject.samples.origin,
             len(subject.samples.judged[0]),
-            [EngineFigures(name, ENGINES[name].role) for name in settings.engines],
+            [EngineFigures(name, ENGINES[variant.engine].role) for name, variant in self.variants.items()],
         )
 
     def run(self) -> ModelFigures:
@@ -70,6 +78,31 @@ class ModelRun:
             self.measure(threads)
         self.judge()
         return self.figures
+
+    def run_untimed(self) -> ModelFigures:
+        """Accuracy and the cost of conversion alone."""
+        self.subject.samples.save(self.samples)
+        self.pass_over()
+        for figures in self.figures.engines:
+            self.convert(figures)
+            if figures.engine in self.files:
+                with self.session(figures.engine) as session:
+                    if self.load(figures.engine, session, self.settings.threads[0]):
+                        self.write_outputs(figures.engine, session)
+        self.judge()
+        return self.figures
+
+    def pass_over(self) -> None:
+        """Time the float network on what others calibrate on."""
+        figures = self.figures.engine(REFERENCE)
+        try:
+            with self.session(REFERENCE) as session:
+                answer = session.ask("float_passes", model=self.subject.choice, samples=str(self.samples))
+        except WorkerFailed as failed:
+            self.note(REFERENCE, str(failed))
+            return
+        for name, value in answer.items():
+            setattr(figures, name, value)
 
     def convert(self, figures: EngineFigures) -> None:
         folder = self.folder / figures.engine
@@ -84,6 +117,11 @@ class ModelRun:
             return
         self.files[figures.engine] = answer["file"]
         figures.convert_seconds = answer["seconds"]
+        figures.convert_processor_seconds = answer["processor_seconds"]
+        for part in ("export", "calibrate"):
+            for kind in ("seconds", "processor_seconds"):
+                if figures.engine != REFERENCE:
+                    setattr(figures, f"{part}_{kind}", answer[f"{part}_{kind}"])
         figures.convert_peak_mb = answer["peak_mb"]
         figures.convert_before_mb = answer["before_mb"]
         figures.file_mb = answer["file_mb"]
@@ -153,7 +191,10 @@ class ModelRun:
             if self.outputs(figures.engine).exists():
                 got = np.load(self.outputs(figures.engine))
                 labels = self.subject.samples.labels if self.subject.model.labelled else None
-                verdict = judge(reference, got, classifies=self.subject.model.classifies, labels=labels)
+                model = self.subject.model
+                verdict = judge(
+                    reference, got, classifies=model.classifies, labels=labels, pooled=model.pooled
+                )
                 for measure, value in asdict(verdict).items():
                     setattr(figures, measure, value)
 
@@ -161,7 +202,8 @@ class ModelRun:
         return self.folder / name / "outputs.npy"
 
     def session(self, name: str) -> Session:
-        return Session(name, self.folder / name / "log.txt")
+        variant = self.variants[name]
+        return Session(variant.engine, self.folder / name / "log.txt", variant.options)
 
     def note(self, name: str, text: str) -> None:
         notes = self.figures.engine(name).notes

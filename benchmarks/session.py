@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,11 +24,11 @@ class WorkerFailed(Exception):
 class Session:
     """A worker process for one engine; it ends with the `with` block."""
 
-    def __init__(self, engine: str, log: Path) -> None:
+    def __init__(self, engine: str, log: Path, options: Mapping[str, Any] | None = None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("a")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", engine],
+            [sys.executable, "-m", "benchmarks.worker", engine, json.dumps(options or {})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -10,11 +10,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.clock import Clock
 from benchmarks.engines import ENGINES, Engine, Runner, Unavailable
 from benchmarks.samples import rows, saved_arrays
 
@@ -40,15 +42,32 @@ class Worker:
         self.engine.warm_imports(self.engine.converter)
         subject = subject_of(chosen_model(model), Path(samples))
         before = peak_megabytes()
-        start = time.perf_counter()
-        file = self.engine.convert(subject, Path(folder))
-        seconds = time.perf_counter() - start
+        with Clock() as clock:
+            file = self.engine.convert(subject, Path(folder))
         return {
-            "seconds": seconds,
+            "seconds": clock.wall,
+            "processor_seconds": clock.processor,
+            "export_seconds": subject.exporting.wall,
+            "export_processor_seconds": subject.exporting.processor,
+            "calibrate_seconds": subject.calibrating.wall,
+            "calibrate_processor_seconds": subject.calibrating.processor,
             "peak_mb": peak_megabytes(),
             "before_mb": before,
             "file": str(file),
             "file_mb": (file.stat().st_size + weights_beside(file)) / 2**20,
+        }
+
+    def float_passes(self, model: list[str], samples: str) -> Answer:
+        """What it takes to show the float network all that others calibrate on."""
+        from benchmarks.models import chosen_model
+        from benchmarks.subject import subject_of
+
+        subject = subject_of(chosen_model(model), Path(samples))
+        warm_up(lambda: subject.script(*subject.calibration[0]))
+        subject.calibrate(subject.script)
+        return {
+            "calibrate_seconds": subject.calibrating.wall,
+            "calibrate_processor_seconds": subject.calibrating.processor,
         }
 
     def load(self, file: str, samples: str, threads: int, batches: list[int]) -> Answer:
@@ -128,7 +147,8 @@ def in_a_line(error: BaseException) -> str:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    worker = Worker(ENGINES[sys.argv[1]])
+    engine = ENGINES[sys.argv[1]]
+    worker = Worker(replace(engine, options={**engine.options, **json.loads(sys.argv[2])}))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

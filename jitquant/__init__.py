@@ -6,6 +6,7 @@ check_torch_version()  # before the extension is loaded: with another torch that
 
 from jitquant import native  # noqa: E402
 from jitquant.api import convert_jit, fuse_conv_bn_jit, prepare_jit, quantize_jit  # noqa: E402
+from jitquant.check import Finding, Fit, check  # noqa: E402
 from jitquant.errors import QuantizationError  # noqa: E402
 from jitquant.info import info  # noqa: E402
 from jitquant.observers import (  # noqa: E402
@@ -24,6 +25,8 @@ from jitquant.version import __version__  # noqa: E402
 native.load()
 
 __all__ = [
+    "Finding",
+    "Fit",
     "FixedQParamsObserver",
     "HistogramObserver",
     "MinMaxObserver",
@@ -37,6 +40,7 @@ __all__ = [
     "Summary",
     "WeightMinMaxObserver",
     "__version__",
+    "check",
     "convert_jit",
     "default_qconfig",
     "fuse_conv_bn_jit",

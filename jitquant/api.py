@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from jitquant import _C, native
+from jitquant import _C, cpu, native
+from jitquant.check import most_depthwise_groups
 from jitquant.checks import (
     check_attributes,
     check_evaluation_mode,
@@ -137,7 +138,7 @@ def prepare_jit(
             "qconfig": {
                 path: "float" if qconfig is None else qconfig.describe() for path, qconfig in qconfigs.items()
             },
-            "reduce_range": any(pair is not None and _is_reduced(pair[0]) for pair in observers.values()),
+            "reduce_range": all(_is_reduced(pair) for pair in observers.values() if pair is not None),
         },
     )
     write_report(work, records)
@@ -204,7 +205,10 @@ def convert_jit(
         records = records or read_report(work)  # without observers there was nothing to decide anew
         check_strict(records, strict, target, caller)
         write_report(work, records)
-    write_info(work, {**facts, "stage": stage, "target": target, **_needs(target, engine)})
+    made = {"stage": stage, "target": target, "cpu": cpu.describe(), **_needs(target, engine)}
+    if stage == "quantized" and target == "quantized":
+        made["depthwise"] = most_depthwise_groups(work, methods)
+    write_info(work, {**facts, **made})
     return _hand_over(model, work, inplace)
 
 
@@ -276,7 +280,7 @@ def quantize_jit(
     return _hand_over(model, work, inplace)
 
 
-def _needs(target: str, engine: str) -> dict[str, str]:
+def _needs(target: str, engine: str) -> dict[str, Any]:
     """What the file needs where it is loaded, and in one line how to get a faster one."""
     if target == "native":
         return {"needs": f"{native.LIBRARY.name} (import jitquant, or torch.ops.load_library)"}
@@ -313,9 +317,12 @@ def _has_observers(model: torch.jit.ScriptModule) -> bool:
     return any(name.startswith("_observer_") for name, _ in torch._C.ModuleDict(model._c).items())
 
 
-def _is_reduced(observer: torch.jit.ScriptModule) -> bool:
-    """Whether quint8 activations use 7 of their 8 bits."""
-    return observer._c.hasattr("quant_max") and observer._c.getattr("quant_max") == 127
+def _is_reduced(observers: tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]) -> bool:
+    """Whether quint8 activations, or qint8 weights, use 7 of their 8 bits; products need no more than one."""
+    return any(
+        observer._c.hasattr("quant_max") and observer._c.getattr("quant_max") == largest
+        for observer, largest in zip(observers, (127, 63), strict=True)
+    )
 
 
 @contextmanager

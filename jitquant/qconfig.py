@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.jit import ScriptModule
 
+from jitquant import cpu
 from jitquant.observers import (
     HistogramObserver,
     Observer,
@@ -97,12 +98,12 @@ def saturates(backend: str, *, depthwise: bool = False) -> bool:
         ValueError: for another backend.
     """
     _check_backend(backend)
-    cpu = torch.cpu.get_capabilities()
-    if backend == "qnnpack" or cpu.get("architecture") != "x86_64":
+    if backend == "qnnpack" or not cpu.is_x86():
         return False
     if depthwise and backend in ("fbgemm", "x86"):
         return True
-    return not (cpu.get("avx512_vnni", False) or (backend == "onednn" and cpu.get("avx_vnni", False)))
+    has = cpu.dot_products()
+    return not (cpu.AVX512_VNNI in has or (backend == "onednn" and cpu.AVX_VNNI in has))
 
 
 def get_default_qconfig(backend: str = "x86") -> QConfig:

@@ -226,8 +226,14 @@ jitquant.info(int8_file)
 # > qconfig:
 # >   (whole model): activations by HistogramObserver(per tensor affine quint8, ...
 # > reduce_range: False
+# > cpu: x86_64 with AVX-512 VNNI and AVX-VNNI
 # > engine: x86
 # > hint: quantize_jit(..., target="native") makes a faster one
+# > depthwise: 96
+
+# On another machine, `check` says before the file is loaded whether it fits there: its engine, CPU and torch.
+print(jitquant.check(int8_file).fits)
+# > True
 
 # It also remembers what became of each op, and why some stay float: here the padding of the image itself.
 summary = jitquant.summarize(loaded, everything[:1])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-Options = Mapping[str, str]
+Options = Mapping[str, Any]
 
 
 class Unavailable(Exception):
@@ -27,6 +27,17 @@ class Role(StrEnum):
     FLOAT = "float"  # stands beside the others, for reference
     JITQUANT = "jitquant"
     PEER = "peer"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table: an engine, and options of its that are other than usual.
+
+    For jitquant the option `keywords` goes to quantize_jit.
+    """
+
+    engine: str
+    options: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ def export(subject: Subject, folder: Path) -> Path:
     file = folder / "float.onnx"
     example = subject.calibration[0]
     names = input_names(len(example))
-    torch.onnx.export(
-        subject.network,
-        example,
-        file,
-        input_names=names,
-        dynamic_axes={name: {0: "batch"} for name in names},
-        opset_version=17,
-        dynamo=False,
-    )
+    with subject.exporting:
+        torch.onnx.export(
+            subject.network,
+            example,
+            file,
+            input_names=names,
+            dynamic_axes={name: {0: "batch"} for name in names},
+            opset_version=17,
+            dynamo=False,
+        )
     return file

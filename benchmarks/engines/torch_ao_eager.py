@@ -8,7 +8,7 @@ from torch.ao.quantization import get_default_qconfig, prepare
 
 from benchmarks.engines import Options, Unavailable
 from benchmarks.engines.torchscript import save
-from benchmarks.subject import Subject, calibrate
+from benchmarks.subject import Subject
 
 
 def convert(subject: Subject, folder: Path, options: Options) -> Path:
@@ -19,5 +19,5 @@ def convert(subject: Subject, folder: Path, options: Options) -> Path:
     network.fuse_model(is_qat=False)  # type: ignore[operator]
     network.qconfig = get_default_qconfig(options["backend"])  # type: ignore[assignment]
     prepared = prepare(network)
-    calibrate(prepared, subject.calibration)
+    subject.calibrate(prepared)
     return save(torch.jit.freeze(torch.jit.script(converted(prepared))), folder)

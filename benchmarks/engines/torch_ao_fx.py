@@ -8,7 +8,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from benchmarks.engines import Options, Unavailable
 from benchmarks.engines.torchscript import save, traced_and_frozen
-from benchmarks.subject import Subject, calibrate
+from benchmarks.subject import Subject
 
 
 def convert(subject: Subject, folder: Path, options: Options) -> Path:
@@ -17,5 +17,5 @@ def convert(subject: Subject, folder: Path, options: Options) -> Path:
     torch.backends.quantized.engine = options["backend"]
     mapping = get_default_qconfig_mapping(options["backend"])
     prepared = prepare_fx(subject.network, mapping, subject.calibration[0])
-    calibrate(prepared, subject.calibration)
+    subject.calibrate(prepared)
     return save(traced_and_frozen(convert_fx(prepared), subject), folder)

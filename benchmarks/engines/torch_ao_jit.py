@@ -8,10 +8,10 @@ from torch.ao.quantization.quantize_jit import quantize_jit
 
 from benchmarks.engines import Options
 from benchmarks.engines.torchscript import save
-from benchmarks.subject import Subject, calibrate
+from benchmarks.subject import Subject
 
 
 def convert(subject: Subject, folder: Path, options: Options) -> Path:
     torch.backends.quantized.engine = options["backend"]
     qconfig = get_default_qconfig(options["backend"])
-    return save(quantize_jit(subject.script, {"": qconfig}, calibrate, [subject.calibration]), folder)
+    return save(quantize_jit(subject.script, {"": qconfig}, subject.calibrate, []), folder)

@@ -9,19 +9,23 @@ import torch
 import jitquant
 from benchmarks.engines import Options, Unavailable
 from benchmarks.engines.torchscript import save
-from benchmarks.subject import Subject, calibrate
+from benchmarks.subject import Subject
 
 
 def convert(subject: Subject, folder: Path, options: Options) -> Path:
-    keywords: dict[str, Any] = {}
+    keywords: dict[str, Any] = dict(options.get("keywords", {}))
     if "target" in options:
-        if "target" not in inspect.signature(jitquant.quantize_jit).parameters:
-            raise Unavailable("not available: quantize_jit has no target argument")
         keywords["target"] = options["target"]
+    for name in keywords:
+        if not takes(name):
+            raise Unavailable(f"not available: quantize_jit has no {name} argument")
     if "backend" in options:
         torch.backends.quantized.engine = options["backend"]
     qconfig = jitquant.get_default_qconfig()
-    return save(
-        jitquant.quantize_jit(subject.script, {"": qconfig}, calibrate, [subject.calibration], **keywords),
-        folder,
-    )
+    quantized = jitquant.quantize_jit(subject.script, {"": qconfig}, subject.calibrate, [], **keywords)
+    return save(quantized, folder)
+
+
+def takes(keyword: str) -> bool:
+    """Whether this jitquant's quantize_jit has the keyword: benchmarks measure older ones too."""
+    return keyword in inspect.signature(jitquant.quantize_jit).parameters
