@@ -158,7 +158,7 @@ UNARY = {
     "leaky_relu": ("aten::leaky_relu(%xd, %slope)", (0.03, 20), "quantized::leaky_relu"),
     "elu": ("aten::elu(%xd, %alpha, %scale, %input_scale)", (0.03, 60), "quantized::elu"),
     "celu": ("aten::celu(%xd, %alpha)", (0.03, 60), "quantized::celu"),
-    "softmax": ("aten::softmax(%xd, %last, %none)", (1 / 256, 0), "quantized::softmax"),
+    "softmax": ("aten::softmax(%xd, %last, %none)", (1 / 300, 0), "quantized::softmax"),
     "sigmoid": ("aten::sigmoid(%xd)", (1 / 256, 0), "quantized::sigmoid"),
     "hardsigmoid": ("aten::hardsigmoid(%xd)", (1 / 256, 0), "aten::hardsigmoid"),
     "tanh": ("aten::tanh(%xd)", (2 / 256, 128), "aten::tanh"),
