@@ -19,6 +19,7 @@ from jitquant.qconfig import as_qconfig
 from jitquant.qconfig_mapping import SPELLINGS, as_qconfig_mapping
 from jitquant.quantizer import OpNode, list_ops
 from tests.graphs import saved_and_loaded, working_copy
+from tests.marks import needs_native
 
 A, B, C, D, E = (
     QConfig(MinMaxObserver.with_args(quant_min=0, quant_max=most), WeightMinMaxObserver.with_args())
@@ -329,7 +330,7 @@ def test_ops_are_counted_in_each_method() -> None:
 # Whole models
 
 
-@pytest.mark.parametrize("target", ["quantized"])
+@pytest.mark.parametrize("target", ["quantized", pytest.param("native", marks=needs_native)])
 @every_model
 def test_a_quantized_model_is_as_the_mapping_says(
     make: Callable[[], torch.jit.ScriptModule], target: str
