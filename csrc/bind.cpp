@@ -7,6 +7,7 @@
 
 #include "csrc/error.h"
 #include "csrc/module_path.h"
+#include "csrc/op_nodes.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/profile.h"
@@ -22,14 +23,17 @@ namespace {
 using torch::jit::Module;
 using torch::jit::Node;
 
-using PythonQConfigs = std::map<std::string, std::optional<std::pair<Module, Module>>>;
+using PythonAssignments = std::map<std::string, std::vector<std::optional<std::pair<Module, Module>>>>;
 
-QConfigMap to_qconfig_map(const PythonQConfigs& qconfigs) {
-  QConfigMap map;
-  for (const auto& [path, observers] : qconfigs) {
-    map[path] = observers ? std::optional(ObserverPair{observers->first, observers->second}) : std::nullopt;
+Assignments to_assignments(const PythonAssignments& given) {
+  Assignments assignments;
+  for (const auto& [method, observers] : given) {
+    auto& of_method = assignments[method];
+    for (const auto& pair : observers) {
+      of_method.push_back(pair ? std::optional(ObserverPair{pair->first, pair->second}) : std::nullopt);
+    }
   }
-  return map;
+  return assignments;
 }
 
 // A dict for each op that the pass decided about.
@@ -52,9 +56,9 @@ py::list to_records(const Context& context) {
 }
 
 py::tuple run_pass_on(const std::string& name, const Module& module, const std::vector<std::string>& methods,
-                      const std::string& engine, const std::string& target, const PythonQConfigs& qconfigs,
-                      const std::vector<std::string>& preserved_attrs) {
-  Context context(module, methods, {engine, target, to_qconfig_map(qconfigs), preserved_attrs});
+                      const std::string& engine, const std::string& target,
+                      const PythonAssignments& assignments, const std::vector<std::string>& preserved_attrs) {
+  Context context(module, methods, {engine, target, to_assignments(assignments), preserved_attrs});
   const int64_t count = run_pass(name, context);
   return py::make_tuple(count, context.warnings, to_records(context));
 }
@@ -156,6 +160,27 @@ std::vector<std::string> describe_nodes(const Module& module, const std::string&
   return lines;
 }
 
+// What a quantizer is told of each op, by method.
+py::dict list_ops(const Module& module, const std::vector<std::string>& methods) {
+  const Context context(module, methods, {});
+  const auto graphs = context.graphs();
+  py::dict found;
+  for (size_t i = 0; i < methods.size(); ++i) {
+    py::list nodes;
+    for (const OpNode& node : op_nodes(context, graphs[i])) {
+      py::dict entry;
+      entry["op"] = node.op;
+      entry["module"] = node.path;
+      entry["source"] = node.line;
+      entry["producers"] = node.producers;
+      entry["weight_shape"] = node.weight_shape;
+      nodes.append(entry);
+    }
+    found[methods[i].c_str()] = nodes;
+  }
+  return found;
+}
+
 // The stack of a call of forward, with defaults filled in.
 torch::jit::Stack stack_of(const Module& module, const py::tuple& inputs) {
   const auto& schema = module.get_method("forward").function().getSchema();
@@ -211,7 +236,7 @@ void register_attribute(Module& module, const std::string& name, const std::stri
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
   py::register_exception<QuantizationError>(binding, "QuantizationError", PyExc_ValueError);
   binding.def("run_pass", &run_pass_on, py::arg("name"), py::arg("module"), py::arg("methods"),
-              py::arg("engine"), py::arg("target"), py::arg("qconfigs"), py::arg("preserved_attrs"));
+              py::arg("engine"), py::arg("target"), py::arg("assignments"), py::arg("preserved_attrs"));
   binding.def("parse_module", &parse_module, py::arg("text"), py::arg("attributes"));
   binding.def("passes", [] {
     std::map<std::string, std::string> purposes;
@@ -228,6 +253,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
         return module.clone(share_tensors);
       },
       py::arg("module"), py::arg("share_tensors"));
+  binding.def("list_ops", &list_ops, py::arg("module"), py::arg("methods"));
   binding.def("describe_nodes", &describe_nodes, py::arg("module"), py::arg("method"));
   binding.def("profile", &profile, py::arg("module"), py::arg("inputs"), py::arg("runs"));
   binding.def("op_table", &table_rows);

@@ -25,15 +25,15 @@ struct ObserverPair {
   torch::jit::Module weight;
 };
 
-// A module path maps to observers, or to nothing where the module stays float.
-using QConfigMap = std::map<std::string, std::optional<ObserverPair>>;
+// The observers of each of a method's ops with a row, in program order; nothing where the op stays float.
+using Assignments = std::map<std::string, std::vector<std::optional<ObserverPair>>>;
 
 struct Target;
 
 struct Options {
   std::string engine = "x86";
   std::string target = "quantized";
-  QConfigMap qconfigs;
+  Assignments assignments;
   std::vector<std::string> preserved_attrs;
 };
 

@@ -19,24 +19,30 @@ from jitquant.observers import (  # noqa: E402
 )
 from jitquant.profile import Profile, ProfiledOp, profile  # noqa: E402
 from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig  # noqa: E402
+from jitquant.qconfig_mapping import QConfigMapping  # noqa: E402
+from jitquant.quantizer import ComposedQuantizer, OpNode, Quantizer  # noqa: E402
 from jitquant.summary import OpSummary, Summary, summarize  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
 
 native.load()
 
 __all__ = [
+    "ComposedQuantizer",
     "Finding",
     "Fit",
     "FixedQParamsObserver",
     "HistogramObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
+    "OpNode",
     "OpSummary",
     "PerChannelMinMaxObserver",
     "Profile",
     "ProfiledOp",
     "QConfig",
+    "QConfigMapping",
     "QuantizationError",
+    "Quantizer",
     "Summary",
     "WeightMinMaxObserver",
     "__version__",

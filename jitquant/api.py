@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,11 +26,12 @@ from jitquant.checks import (
     check_script_module,
     check_target,
 )
-from jitquant.errors import QuantizationError
 from jitquant.info import write_info
 from jitquant.pipeline import (
+    BEFORE_OBSERVING,
     CONVERT_PASSES,
     FUSE_PASSES,
+    OBSERVE,
     PREPARE_PASSES,
     QUANTIZE,
     RECORD,
@@ -38,11 +40,13 @@ from jitquant.pipeline import (
     run_passes,
 )
 from jitquant.presets import choose_methods
-from jitquant.qconfig import QConfig, make_observers
+from jitquant.qconfig import QConfig
+from jitquant.qconfig_mapping import QConfigMapping
+from jitquant.quantizer import OpNode, Quantizer, choose_qconfigs, compile_observers, describe_choice
 from jitquant.summary import check_strict, read_report, write_report
 from jitquant.version import __version__
 
-QConfigDict = Mapping[str, Any]
+QConfigDict = Mapping[str, Any] | QConfigMapping | Quantizer
 
 
 def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> torch.jit.ScriptModule:
@@ -81,7 +85,8 @@ def prepare_jit(
     Args:
         model: a scripted, traced or frozen module in evaluation mode.
         qconfig_dict: a qconfig, or None, for each submodule path; ``''`` is the whole model, and the most
-            specific path wins. A ``torch.ao.quantization.QConfig`` will do too.
+            specific path wins. Or a ``QConfigMapping``, which can name ops and classes too, or a
+            ``Quantizer``, which sees each op. A QConfig or QConfigMapping of torch.ao will do too.
         inplace: change ``model`` itself; else a copy is changed and returned.
         target: what the model is going to be converted to: ``"quantized"``, whose files stock torch loads,
             or ``"native"``, which is faster and whose files need jitquant's op library where they are loaded.
@@ -94,8 +99,9 @@ def prepare_jit(
         stop_after: the name of a pass; the module is returned as that pass leaves it.
 
     Raises:
-        QuantizationError: for an eager module, one in training mode or prepared before; for a path that no
-            submodule has, a wrong qconfig, and an observer that TorchScript cannot compile.
+        QuantizationError: for an eager module, one in training mode or prepared before; for what
+            qconfig_dict names and the model does not have; for a wrong qconfig, and an observer that
+            TorchScript cannot compile.
     """
     caller = "prepare_jit"
     check_script_module(model, caller)
@@ -107,22 +113,27 @@ def prepare_jit(
     check_pass_name(stop_after, passes, caller)
     check_attributes(model, preserved_attrs, caller)
     check_methods(model, methods, caller)
-    qconfigs = check_qconfig_dict(qconfig_dict, model, caller)
-    observers = {path: _compile_observers(qconfig, path, caller) for path, qconfig in qconfigs.items()}
+    quantizer = check_qconfig_dict(qconfig_dict, model, caller)
 
     work = _working_copy(model, inplace)
     records: list[Record] = []
-    run_passes(
-        passes,
-        work,
-        PassOptions(target=target, observers=observers, preserved_attrs=preserved_attrs),
+    options = PassOptions(target=target, preserved_attrs=preserved_attrs)
+    run = partial(
+        run_passes,
+        module=work,
         methods=methods,
         records=records,
         title="prepare",
         print_graphs=print_graphs,
         stop_after=stop_after,
     )
-    if stop_after is None and not _has_observers(work):
+    chosen: dict[OpNode, QConfig | None] = {}
+    if not run(BEFORE_OBSERVING, options=options):
+        chosen = choose_qconfigs(quantizer, work, methods)
+        observing = replace(options, observers=compile_observers(chosen))
+        run(OBSERVE + accuracy.passes(), options=observing)
+    words = quantizer.describe() if isinstance(quantizer, QConfigMapping) else describe_choice(chosen)
+    if stop_after is None and not _observers(work):
         warnings.warn(
             f"{caller}: no op of the model has an integer form under this qconfig_dict", stacklevel=2
         )
@@ -135,10 +146,8 @@ def prepare_jit(
             "target": target,
             "accuracy": asdict(accuracy),
             "methods": list(methods),
-            "qconfig": {
-                path: "float" if qconfig is None else qconfig.describe() for path, qconfig in qconfigs.items()
-            },
-            "reduce_range": all(_is_reduced(pair) for pair in observers.values() if pair is not None),
+            "qconfig": words,
+            "reduce_range": _are_reduced(_observers(work)),
         },
     )
     write_report(work, records)
@@ -189,7 +198,7 @@ def convert_jit(
     engine = torch.backends.quantized.engine
     methods = tuple(facts.get("methods", ("forward",)))
     records: list[Record] = []
-    if _has_observers(work):
+    if _observers(work):
         run_passes(
             passes,
             work,
@@ -290,15 +299,6 @@ def _needs(target: str, engine: str) -> dict[str, Any]:
     return facts
 
 
-def _compile_observers(
-    qconfig: QConfig | None, path: str, caller: str
-) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule] | None:
-    try:
-        return None if qconfig is None else make_observers(qconfig)
-    except (TypeError, ValueError) as error:
-        raise QuantizationError(f"{caller}: qconfig_dict[{path!r}]: {error}") from error
-
-
 def _working_copy(model: torch.jit.ScriptModule, inplace: bool) -> torch.jit.ScriptModule:
     """A module with graphs of its own to work on; a model that is to be changed takes it over at the end."""
     return torch.jit._recursive.wrap_cpp_module(_C.clone(model._c, share_tensors=inplace))
@@ -313,16 +313,21 @@ def _hand_over(
     return model
 
 
-def _has_observers(model: torch.jit.ScriptModule) -> bool:
-    return any(name.startswith("_observer_") for name, _ in torch._C.ModuleDict(model._c).items())
+def _observers(model: torch.jit.ScriptModule) -> list[Any]:
+    return [part for name, part in torch._C.ModuleDict(model._c).items() if name.startswith("_observer_")]
 
 
-def _is_reduced(observers: tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]) -> bool:
-    """Whether quint8 activations, or qint8 weights, use 7 of their 8 bits; products need no more than one."""
-    return any(
-        observer._c.hasattr("quant_max") and observer._c.getattr("quant_max") == largest
-        for observer, largest in zip(observers, (127, 63), strict=True)
-    )
+def _are_reduced(observers: Sequence[Any]) -> bool:
+    """Whether all activations use 7 of their 8 bits, or all weights do; products need no more than one."""
+    ends = [
+        (observer.getattr("quant_min"), observer.getattr("quant_max"))
+        if observer.hasattr("quant_min") and observer.hasattr("quant_max")
+        else (0, 255)
+        for observer in observers
+    ]
+    activations = [high for low, high in ends if low == 0]
+    weights = [high for low, high in ends if low < 0]
+    return bool(ends) and (max(activations, default=0) <= 127 or max(weights, default=0) <= 63)
 
 
 @contextmanager

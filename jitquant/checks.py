@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ import torch
 from jitquant import native
 from jitquant.errors import QuantizationError
 from jitquant.info import read_info
-from jitquant.qconfig import QConfig, as_qconfig
+from jitquant.qconfig_mapping import QConfigMapping, as_qconfig_mapping
+from jitquant.quantizer import ComposedQuantizer, Quantizer, is_quantizer, module_types
 
 
 def check_script_module(model: Any, caller: str) -> None:
@@ -64,34 +64,26 @@ def check_prepared(model: torch.jit.ScriptModule, caller: str) -> dict[str, Any]
     return facts
 
 
-def check_qconfig_dict(
-    qconfig_dict: Any, model: torch.jit.ScriptModule, caller: str
-) -> dict[str, QConfig | None]:
-    """The qconfigs by module path. Raises QuantizationError for an unknown path or a wrong type."""
-    if not isinstance(qconfig_dict, Mapping):
-        raise QuantizationError(
-            f"{caller}: qconfig_dict is a {type(qconfig_dict).__name__}; "
-            "pass a dict such as {'': default_qconfig}"
-        )
-    if not qconfig_dict:
-        raise QuantizationError(
-            f"{caller}: qconfig_dict is empty, so nothing would be quantized; pass {{'': default_qconfig}}"
-        )
-    paths = [path for path, _ in model.named_modules()]
-    checked: dict[str, QConfig | None] = {}
-    for path, qconfig in qconfig_dict.items():
-        if path not in paths:
-            near = difflib.get_close_matches(str(path), [known for known in paths if known], n=3, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-            raise QuantizationError(
-                f"{caller}: qconfig_dict names {path!r}, and the model has no such submodule"
-                + (hint or "; use '' for the whole model")
-            )
-        try:
-            checked[path] = None if qconfig is None else as_qconfig(qconfig)
-        except TypeError as error:
-            raise QuantizationError(f"{caller}: qconfig_dict[{path!r}]: {error}") from error
-    return checked
+def check_qconfig_dict(qconfig_dict: Any, model: torch.jit.ScriptModule, caller: str) -> Quantizer:
+    """What chooses the qconfigs: the quantizer itself, or the mapping that a dict or torch.ao's mapping says.
+
+    Raises QuantizationError for a wrong type, and for a mapping that names what the model does not have.
+    """
+    try:
+        quantizer = qconfig_dict if is_quantizer(qconfig_dict) else as_qconfig_mapping(qconfig_dict)
+        for mapping in _mappings_in(quantizer):
+            mapping.check(module_types(model))
+    except QuantizationError as error:
+        raise QuantizationError(f"{caller}: {error}") from error
+    return quantizer
+
+
+def _mappings_in(quantizer: Quantizer) -> Iterator[QConfigMapping]:
+    if isinstance(quantizer, QConfigMapping):
+        yield quantizer
+    elif isinstance(quantizer, ComposedQuantizer):
+        for part in quantizer.quantizers:
+            yield from _mappings_in(part)
 
 
 def check_pass_name(name: str | None, known: tuple[str, ...], caller: str) -> None:

@@ -6,7 +6,7 @@ Each list is read from top to bottom; the remark beside a pass says why it stand
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from jitquant import _C
+from jitquant.quantizer import Assignments
 
 CANONICALIZE = (
     "inline_calls",  # first: from here on there is one graph for each method and no call in it
@@ -58,12 +59,12 @@ LOWER = (
     "freeze",  # weights that nothing packed become constants, and the others go
 )
 
-PREPARE_PASSES = CANONICALIZE + FOLD + OBSERVE + RECORD
+BEFORE_OBSERVING = CANONICALIZE + FOLD
+PREPARE_PASSES = BEFORE_OBSERVING + OBSERVE + RECORD
 CONVERT_PASSES = QUANTIZE + LOWER
 FUSE_PASSES = (*CANONICALIZE, "fold_conv_bn")
 
 Record = dict[str, Any]  # what became of an op, as csrc/report.h says
-ObserverModules = Mapping[str, "tuple[torch.jit.ScriptModule, torch.jit.ScriptModule] | None"]
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,14 @@ class PassOptions:
 
     engine: the quantized engine the result is made for (``torch.backends.quantized.supported_engines``).
     target: the column of the op table: ``quantized`` (stock torch's ops) or ``native`` (jitquant's own).
-    observers: activation and weight observer for each module path, or None where the module stays float.
+    observers: activation and weight observer for each op of each method, or None where the op stays float;
+        see `jitquant.quantizer.compile_observers`.
     preserved_attrs: attributes that freezing keeps.
     """
 
     engine: str = "x86"
     target: str = "quantized"
-    observers: ObserverModules = field(default_factory=dict)
+    observers: Assignments = field(default_factory=dict)
     preserved_attrs: Sequence[str] = ()
 
 
@@ -96,7 +98,8 @@ def run_pass(
     Raises QuantizationError for an unknown name and for what the pass refuses.
     """
     observers = {
-        path: None if pair is None else (pair[0]._c, pair[1]._c) for path, pair in options.observers.items()
+        method: [None if pair is None else (pair[0]._c, pair[1]._c) for pair in pairs]
+        for method, pairs in options.observers.items()
     }
     count, notes, decisions = _C.run_pass(
         name,

@@ -13,15 +13,17 @@
 //   %y.1 : Tensor = prim::CallMethod[name="forward"](%_observer_2, %y)
 //
 // A value is observed where it ends up: behind the clamp that the integer op absorbs. Ops that only move
-// values take over what their input has. The qconfig is that of the most specific module path; an op that has
-// an integer form and whose qconfig is None gets a fence behind it, so that it stays float. Left alone:
-// weights that are not constants or attributes, and ops whose row has no integer form on the target.
+// values take over what their input has. Which observers an op gets was chosen beforehand; one that has an
+// integer form and gets none has a fence behind it, so that it stays float. Left alone: weights that are not
+// constants or attributes, and ops whose row has no integer form on the target.
 
+#include <unordered_map>
 #include <unordered_set>
 
+#include "csrc/error.h"
 #include "csrc/graph_edit.h"
-#include "csrc/module_path.h"
 #include "csrc/observers.h"
+#include "csrc/op_nodes.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"
@@ -37,24 +39,34 @@ using torch::jit::Module;
 using torch::jit::Node;
 using torch::jit::Value;
 
-const ObserverPair* observers_for(const QConfigMap& qconfigs, std::string path) {
-  while (true) {
-    auto found = qconfigs.find(path);
-    if (found != qconfigs.end()) {
-      return found->second ? &*found->second : nullptr;
-    }
-    if (path.empty()) {
-      return nullptr;
-    }
-    const size_t dot = path.rfind('.');
-    path = dot == std::string::npos ? "" : path.substr(0, dot);
+using ObserversOf = std::unordered_map<const Node*, const ObserverPair*>;
+
+ObserversOf observers_of(const Context& context, const std::string& method,
+                         const std::shared_ptr<torch::jit::Graph>& graph) {
+  ObserversOf found;
+  auto assigned = context.options.assignments.find(method);
+  if (assigned == context.options.assignments.end()) {
+    return found;
   }
+  const auto nodes = nodes_with_rows(graph);
+  if (nodes.size() != assigned->second.size()) {
+    fail("insert_observers",
+         method + " has " + std::to_string(nodes.size()) +
+             " ops to be told of, and qconfigs were chosen for " + std::to_string(assigned->second.size()),
+         "run no other pass between choosing and inserting");
+  }
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (assigned->second[i]) {
+      found[nodes[i]] = &*assigned->second[i];
+    }
+  }
+  return found;
 }
 
 class Inserter {
  public:
-  Inserter(Context& context, const std::shared_ptr<torch::jit::Graph>& graph)
-      : context_(context), writes_(context, graph) {}
+  Inserter(Context& context, const std::string& method, const std::shared_ptr<torch::jit::Graph>& graph)
+      : context_(context), observers_(observers_of(context, method, graph)), writes_(context, graph) {}
 
   void visit(Node* node) {
     if (is_quantize(node)) {
@@ -85,8 +97,8 @@ class Inserter {
     if (is_changed_in_place(slots, outputs)) {
       return {"", "what it takes or gives is changed in place"};
     }
-    const ObserverPair* observers = observers_for(context_.options.qconfigs, path_of(node));
-    if (observers == nullptr) {
+    auto observers = observers_.find(node);
+    if (observers == observers_.end()) {
       fence(node, outputs);
       return {"", "its qconfig is None"};
     }
@@ -94,7 +106,7 @@ class Inserter {
       return {"part of the op before it", ""};
     }
     return row->output == Output::SameAsInput ? pass_on(slots, outputs)
-                                              : observe_op(node, *row, slots, *observers);
+                                              : observe_op(node, *row, slots, *observers->second);
   }
 
   void fence(Node* node, const std::vector<Value*>& outputs) {
@@ -152,7 +164,7 @@ class Inserter {
     }
     Value* end = node->output();
     Node* clamp = absorbed_clamp(end, row);
-    if (clamp != nullptr && observers_for(context_.options.qconfigs, path_of(clamp)) != nullptr) {
+    if (clamp != nullptr && observers_.count(clamp) != 0) {
       end = clamp->output();
       absorbed_.insert(clamp);
     }
@@ -207,6 +219,7 @@ class Inserter {
   }
 
   Context& context_;
+  const ObserversOf observers_;
   Writes writes_;
   std::unordered_set<Value*> integer_;  // what will be integer once the model is converted
   int64_t count_ = 0;
@@ -220,7 +233,7 @@ int64_t InsertObservers(Context& context) {
   int64_t count = 0;
   const auto graphs = context.graphs();
   for (size_t i = 0; i < graphs.size(); ++i) {
-    Inserter inserter(context, graphs[i]);
+    Inserter inserter(context, context.methods()[i], graphs[i]);
     for_each_node(graphs[i]->block(), [&](Node* node) { inserter.visit(node); });
     count += inserter.count();
     context.reports[context.methods()[i]] = std::move(inserter).reports();

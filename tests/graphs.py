@@ -1,14 +1,17 @@
 """What tests of passes share: a pass alone on IR text or on a module, and how to look at what came of it."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from jitquant import _C
-from jitquant.passes import parse_ir, run_pass
+from jitquant.passes import PassOptions, parse_ir, run_pass
+from jitquant.qconfig import QConfig
+from jitquant.qconfig_mapping import as_qconfig_mapping
+from jitquant.quantizer import choose_qconfigs, compile_observers
 
 Attributes = dict[str, Any]
 
@@ -45,6 +48,17 @@ def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     torch.jit.save(module, file)
     file.seek(0)
     return torch.jit.load(file)
+
+
+def insert_observers(
+    module: torch.jit.ScriptModule,
+    qconfigs: Mapping[str, QConfig | None],
+    methods: Sequence[str] = ("forward",),
+) -> int:
+    """Runs that pass alone, with qconfigs by module path, and returns its count."""
+    chosen = choose_qconfigs(as_qconfig_mapping(qconfigs), module, methods)
+    options = PassOptions(observers=compile_observers(chosen))
+    return run_pass("insert_observers", module, options, methods)
 
 
 def graph_of(module: torch.jit.ScriptModule, method: str = "forward") -> torch.Graph:

@@ -12,7 +12,15 @@ from jitquant.observers import MinMaxObserver, PerChannelMinMaxObserver, WeightM
 from jitquant.passes import PassOptions, parse_ir, run_pass
 from jitquant.pipeline import CANONICALIZE, run_passes
 from jitquant.qconfig import QConfig, make_observers
-from tests.graphs import Attributes, check_same_numbers, graph_of, nodes_of, ops_of, working_copy
+from tests.graphs import (
+    Attributes,
+    check_same_numbers,
+    graph_of,
+    insert_observers,
+    nodes_of,
+    ops_of,
+    working_copy,
+)
 from tests.quantized_ir import constants
 
 OBSERVE = "insert_observers"
@@ -22,19 +30,12 @@ SEVEN_BITS = QConfig(MinMaxObserver.with_args(reduce_range=True), WeightMinMaxOb
 SIX_BITS = QConfig(MinMaxObserver.with_args(quant_min=0, quant_max=63), WeightMinMaxObserver.with_args())
 
 
-def observing(qconfigs: dict[str, QConfig | None] | None = None) -> PassOptions:
-    """Options with the observers of these qconfigs; of QCONFIG for everything by default."""
-    given = {"": QCONFIG} if qconfigs is None else qconfigs
-    made = {path: None if qconfig is None else make_observers(qconfig) for path, qconfig in given.items()}
-    return PassOptions(observers=made)
-
-
 def observed(
-    text: str, attributes: Attributes | None = None, options: PassOptions | None = None
+    text: str, attributes: Attributes | None = None, qconfig: QConfig | None = QCONFIG
 ) -> torch.jit.ScriptModule:
     """What the pass makes of IR text; its count is checked against what it inserted."""
     module = parse_ir(text, attributes)
-    count = run_pass(OBSERVE, module, options or observing())
+    count = insert_observers(module, {"": qconfig})
     assert count == len(calls(module))
     return module
 
@@ -504,7 +505,7 @@ class Model(nn.Module):
 def prepared(qconfigs: dict[str, QConfig | None], model: nn.Module | None = None) -> torch.jit.ScriptModule:
     module = working_copy(torch.jit.script((model or Model()).eval()))
     run_passes(CANONICALIZE, module)
-    run_pass(OBSERVE, module, observing(qconfigs))
+    insert_observers(module, qconfigs)
     return module
 
 
@@ -597,7 +598,7 @@ graph(%self, %x : Tensor):
   %a : Tensor, %b : Tensor = prim::ListUnpack(%list)
   %y : Tensor = aten::atan2(%a, %b)
   return (%y)"""
-    module = observed(text, options=observing({"": None}))
+    module = observed(text, qconfig=None)
     assert ops_of(module) == ["aten::chunk", "prim::ListUnpack", "aten::alias", "aten::alias", "aten::atan2"]
     check_same_numbers(parse_ir(text), module, torch.randn(4, 6))
 
@@ -618,14 +619,13 @@ def test_a_fence_survives_saving() -> None:
 
 def test_each_value_has_a_copy_of_the_observer() -> None:
     """Test that the observers passed in are prototypes: what calibration records is in copies of them."""
-    options = observing()
-    prototype = options.observers[""]
-    module = observed(f"graph(%self, %x : Tensor):\n{ADD_LINES}  return (%result)", options=options)
+    module = parse_ir(f"graph(%self, %x : Tensor):\n{ADD_LINES}  return (%result)")
+    prototype = make_observers(QCONFIG)
+    run_pass(OBSERVE, module, PassOptions(observers={"forward": [prototype]}))
     module(torch.randn(5))
     recorded = [observer_of(module, call).getattr("max_val") for call in calls(module)]
     assert len(recorded) == 2
     assert not torch.equal(*recorded)
-    assert prototype is not None
     assert prototype[0]._c.getattr("max_val").numel() == 0
 
 
@@ -657,9 +657,8 @@ def test_several_methods_are_observed() -> None:
 
     module = working_copy(torch.jit.script(TwoWays().eval()))
     methods = ["forward", "other"]
-    for name in CANONICALIZE:
-        run_pass(name, module, methods=methods)
-    assert run_pass(OBSERVE, module, observing(), methods=methods) == 4
+    run_passes(CANONICALIZE, module, methods=methods)
+    assert insert_observers(module, {"": QCONFIG}, methods) == 4
     FileCheck().check("_observer_0").check("_observer_1").run(graph_of(module, "forward"))
     FileCheck().check("_observer_2").check("_observer_3").run(graph_of(module, "other"))
 

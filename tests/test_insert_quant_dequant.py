@@ -20,10 +20,10 @@ from jitquant.observers import (
     PerChannelMinMaxObserver,
     WeightMinMaxObserver,
 )
-from jitquant.passes import PassOptions, parse_ir, run_pass
+from jitquant.passes import parse_ir, run_pass
 from jitquant.pipeline import CANONICALIZE, run_passes
-from jitquant.qconfig import QConfig, make_observers
-from tests.graphs import Attributes, graph_of, nodes_of, ops_of, working_copy
+from jitquant.qconfig import QConfig
+from tests.graphs import Attributes, graph_of, insert_observers, nodes_of, ops_of, working_copy
 from tests.quantized_ir import QINT8, QUINT8, attribute, constants
 
 INSERT = "insert_quant_dequant"
@@ -444,9 +444,8 @@ class Small(nn.Module):
 def prepared(model: nn.Module | None = None) -> torch.jit.ScriptModule:
     module = working_copy(torch.jit.script((model or Small()).eval()))
     qconfig = QConfig(MinMaxObserver.with_args(), PerChannelMinMaxObserver.with_args())
-    run_passes(
-        (*CANONICALIZE, "insert_observers"), module, PassOptions(observers={"": make_observers(qconfig)})
-    )
+    run_passes(CANONICALIZE, module)
+    insert_observers(module, {"": qconfig})
     return module
 
 
@@ -616,13 +615,12 @@ def test_two_methods_are_converted() -> None:
     module = working_copy(torch.jit.script(TwoWays().eval()))
     methods = ["forward", "other"]
     qconfig = QConfig(MinMaxObserver.with_args(), PerChannelMinMaxObserver.with_args())
-    options = PassOptions(observers={"": make_observers(qconfig)})
-    for name in (*CANONICALIZE, "insert_observers"):
-        run_pass(name, module, options, methods)
+    run_passes(CANONICALIZE, module, methods=methods)
+    insert_observers(module, {"": qconfig}, methods)
     wrapped = torch.jit._recursive.wrap_cpp_module(module._c)
     x = torch.randn(50)
     wrapped(x)
     wrapped.other(x)
-    assert run_pass(INSERT, module, options, methods) == 4
+    assert run_pass(INSERT, module, methods=methods) == 4
     for method in methods:
         FileCheck().check("aten::quantize_per_tensor").check_not("_observer_").run(graph_of(module, method))
