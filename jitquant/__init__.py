@@ -13,11 +13,13 @@ from jitquant.observers import (  # noqa: E402
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
+    PercentileObserver,
     PerChannelMinMaxObserver,
     WeightMinMaxObserver,
 )
 from jitquant.profile import Profile, ProfiledOp, profile  # noqa: E402
 from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig  # noqa: E402
+from jitquant.statistics import load_statistics, merge_statistics, save_statistics  # noqa: E402
 from jitquant.summary import OpSummary, Summary, summarize  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
 
@@ -30,6 +32,7 @@ __all__ = [
     "MovingAverageMinMaxObserver",
     "OpSummary",
     "PerChannelMinMaxObserver",
+    "PercentileObserver",
     "Profile",
     "ProfiledOp",
     "QConfig",
@@ -42,9 +45,12 @@ __all__ = [
     "fuse_conv_bn_jit",
     "get_default_qconfig",
     "info",
+    "load_statistics",
+    "merge_statistics",
     "native",
     "prepare_jit",
     "profile",
     "quantize_jit",
+    "save_statistics",
     "summarize",
 ]

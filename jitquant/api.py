@@ -35,6 +35,7 @@ from jitquant.pipeline import (
     run_passes,
 )
 from jitquant.qconfig import QConfig, make_observers
+from jitquant.statistics import merge_ranks, observers_of
 from jitquant.summary import check_strict, read_report, write_report
 from jitquant.version import __version__
 
@@ -110,7 +111,7 @@ def prepare_jit(
         print_graphs=print_graphs,
         stop_after=stop_after,
     )
-    if stop_after is None and not _has_observers(work):
+    if stop_after is None and not observers_of(work):
         warnings.warn(
             f"{caller}: no op of the model has an integer form under this qconfig_dict", stacklevel=2
         )
@@ -148,6 +149,9 @@ def convert_jit(
     With the target ``"quantized"`` it is for the current engine, ``torch.backends.quantized.engine``, and the
     file has to be loaded under the same one.
 
+    Where ``torch.distributed`` is initialised, every process has to call this: what the observers of all of
+    them saw is merged first (see ``merge_statistics``), and each process returns the same model.
+
     Args:
         model: what ``prepare_jit`` returned, after calibration.
         inplace: change ``model`` itself; else a copy is changed and returned.
@@ -176,7 +180,8 @@ def convert_jit(
     engine = torch.backends.quantized.engine
     methods = tuple(facts.get("methods", ("forward",)))
     records: list[Record] = []
-    if _has_observers(work):
+    if observers_of(work):
+        merge_ranks(work, caller)
         run_passes(
             passes,
             work,
@@ -288,10 +293,6 @@ def _hand_over(
         return torch.jit._recursive.wrap_cpp_module(work._c)
     model._reconstruct(work._c)
     return model
-
-
-def _has_observers(model: torch.jit.ScriptModule) -> bool:
-    return any(name.startswith("_observer_") for name, _ in torch._C.ModuleDict(model._c).items())
 
 
 def _is_reduced(observer: torch.jit.ScriptModule) -> bool:

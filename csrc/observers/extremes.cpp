@@ -1,0 +1,68 @@
+#include "csrc/observers/extremes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "csrc/observers/vectorized.h"
+
+namespace jitquant::observers {
+
+namespace {
+
+// Floats as integers of the same order. NaN comes beyond the infinities, so that it needs no test of its own,
+// and minima of integers may be taken in any order, which is what lets the loop use vectors.
+constexpr int32_t key_of(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+
+constexpr int32_t kInfinity = key_of(0x7f800000);
+constexpr int32_t kMinusInfinity = key_of(static_cast<int32_t>(0xff800000U));
+
+struct Keys {
+  int32_t low;
+  int32_t high;
+};
+
+float value_of(int32_t key) {
+  const int32_t bits = key_of(key);
+  float value = 0;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+}  // namespace
+
+JITQUANT_VECTORIZED void key_extremes(const float* values, int64_t count, int32_t* low, int32_t* high) {
+  int32_t lowest = std::numeric_limits<int32_t>::max();
+  int32_t highest = std::numeric_limits<int32_t>::min();
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t bits = 0;
+    std::memcpy(&bits, values + i, sizeof bits);
+    const int32_t key = bits ^ ((bits >> 31) & 0x7fffffff);
+    lowest = key < lowest ? key : lowest;
+    highest = key > highest ? key : highest;
+  }
+  *low = lowest;
+  *high = highest;
+}
+
+bool Extremes::finite() const { return std::isfinite(low) && std::isfinite(high); }
+
+void Extremes::include(const Extremes& other) {
+  low = other.low < low || std::isnan(other.low) ? other.low : low;
+  high = other.high > high || std::isnan(other.high) ? other.high : high;
+}
+
+Extremes extremes_of(const float* values, int64_t count) {
+  if (count == 0) {
+    return {};
+  }
+  Keys keys{};
+  key_extremes(values, count, &keys.low, &keys.high);
+  if (keys.low < kMinusInfinity || keys.high > kInfinity) {
+    constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+    return {nan, nan};
+  }
+  return {value_of(keys.low), value_of(keys.high)};
+}
+
+}  // namespace jitquant::observers
