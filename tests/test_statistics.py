@@ -262,18 +262,14 @@ def test_an_observer_with_statistics_of_its_own_is_refused(tmp_path):
             self.register_buffer("mean", torch.zeros(1))
 
     model = prepared_model(WithMean)
-    with pytest.raises(
-        QuantizationError, match="a WithMean, keeps mean, which says nothing to jitquant"
-    ):
+    with pytest.raises(QuantizationError, match="a WithMean, keeps mean, which says nothing to jitquant"):
         jitquant.save_statistics(model, tmp_path / "statistics.pt")
 
 
 def test_what_is_not_prepared_is_refused(tmp_path):
     """Test that a float model, a quantized one and an eager one are told what to do."""
     float_model = torch.jit.script(Network().eval())
-    with pytest.raises(
-        QuantizationError, match="save_statistics: the model was never prepared; call"
-    ):
+    with pytest.raises(QuantizationError, match="save_statistics: the model was never prepared; call"):
         jitquant.save_statistics(float_model, tmp_path / "statistics.pt")
     with pytest.raises(QuantizationError, match="load_statistics: the model is an eager Network"):
         jitquant.load_statistics(Network(), tmp_path / "statistics.pt")
@@ -286,9 +282,7 @@ def test_another_file_is_refused(tmp_path):
     torch.save({"weight": torch.ones(3)}, tmp_path / "weights.pt")
     (tmp_path / "text.pt").write_text("not a file of torch")
     for name in ("weights.pt", "text.pt"):
-        with pytest.raises(
-            QuantizationError, match=f"{name} is no file of statistics; pass one that save"
-        ):
+        with pytest.raises(QuantizationError, match=f"{name} is no file of statistics; pass one that save"):
             jitquant.load_statistics(prepared_model(), tmp_path / name)
     with pytest.raises(FileNotFoundError):
         jitquant.load_statistics(prepared_model(), tmp_path / "missing.pt")

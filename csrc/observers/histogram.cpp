@@ -8,6 +8,12 @@
 
 namespace jitquant::observers {
 
+namespace {
+
+constexpr int32_t kZeroSlots = 16;
+
+}  // namespace
+
 // Writes the bin of each value, and for a zero one of kZeroSlots slots behind the bins: half of what a relu
 // gives would wait for one counter otherwise. Returns how many zeros there were.
 JITQUANT_VECTORIZED int64_t find_bins(const float* values, int32_t count, float per_bin, int32_t first,
@@ -23,26 +29,26 @@ JITQUANT_VECTORIZED int64_t find_bins(const float* values, int32_t count, float 
     bin -= first;
     bin = bin < 0 ? 0 : bin;
     bin = bin < slots ? bin : slots - 1;
-    bins[i] = value == 0 ? slots + (i & 15) : bin;
+    bins[i] = value == 0 ? slots + i % kZeroSlots : bin;
     zeros += static_cast<int32_t>(value == 0);
   }
   return zeros;
 }
 
-JITQUANT_VECTORIZED void add_tables(const uint32_t* tables, int64_t stride, int64_t slots, double* counts) {
+JITQUANT_VECTORIZED void add_tables(const uint16_t* tables, int64_t stride, int64_t slots, double* counts) {
   for (int64_t i = 0; i < slots; ++i) {
-    const uint32_t sum = tables[i] + tables[i + stride] + tables[i + 2 * stride] + tables[i + 3 * stride];
-    counts[i] += static_cast<double>(static_cast<int32_t>(sum));
+    const int32_t sum = tables[i] + tables[i + stride] + tables[i + 2 * stride] + tables[i + 3 * stride];
+    counts[i] += sum;
   }
 }
 
 namespace {
 
-constexpr int64_t kZeroSlots = 16;
 constexpr int64_t kTables = 4;
 constexpr int64_t kBlock = 1 << 14;  // stays in the second-level cache between its two readings
 constexpr int64_t kPart = 1 << 10;   // as many bins are found before they are counted
-constexpr int64_t kMostPending = int64_t{1} << 30;  // what the sum of the tables can hold
+// What the tables can hold before another block. They have 16 bits, which all fit into the first-level cache.
+constexpr int64_t kMostPending = kTables * (65535 - kPart) - kBlock;
 
 int64_t floor_div(double value, double width) { return static_cast<int64_t>(std::floor(value / width)); }
 
@@ -68,7 +74,7 @@ class Counter {
   int64_t count(const float* values, int64_t count, const Grid& grid) {
     int64_t zeros = 0;
     const auto per_bin = static_cast<float>(1 / grid.width);
-    uint32_t* table = tables_.data();
+    uint16_t* table = tables_.data();
     std::array<int32_t, kPart> bins;
     for (int64_t begin = 0; begin < count; begin += kPart) {
       const int64_t size = std::min(kPart, count - begin);
@@ -102,7 +108,7 @@ class Counter {
  private:
   int64_t slots_;
   int64_t stride_;
-  std::vector<uint32_t> tables_;
+  std::vector<uint16_t> tables_;
   int64_t pending_ = 0;
 };
 

@@ -40,7 +40,10 @@ std::vector<double> ends(double end, double limit, const std::vector<double>& fa
 }  // namespace
 
 ExpectedError::ExpectedError(const double* counts, int64_t slots, const Grid& grid)
-    : bins_per_unit_(1 / grid.width), first_(grid.first), sums_(static_cast<size_t>(slots) + 1) {
+    : bins_per_unit_(1 / grid.width),
+      first_middle_(static_cast<double>(grid.first) + 0.5),
+      slots_(static_cast<double>(slots)),
+      sums_(static_cast<size_t>(slots) + 1) {
   Moments sum;
   for (int64_t i = 0; i < slots; ++i) {
     const double middle = (static_cast<double>(grid.first + i) + 0.5) * grid.width;
@@ -59,39 +62,58 @@ double ExpectedError::operator()(const Quantizer& quantizer, const IntegerRange&
   const Moments& zero_begin = below(std::max(-step / 2, low));
   const Moments& zero_end = below(std::min(step / 2, high));
   const Moments& inside = below(high);
-  const Moments& all = sums_.back();
-
-  const double clipped_low = under.second - 2 * low * under.first + low * low * under.count;
-  const double clipped_high = (all.second - inside.second) - 2 * high * (all.first - inside.first) +
-                              high * high * (all.count - inside.count);
   const double rounded_to_zero = zero_end.second - zero_begin.second;
   const double rounded = (inside.count - under.count - zero_end.count + zero_begin.count) * step * step / 12;
-  return clipped_low + clipped_high + rounded_to_zero + rounded;
+  return clipped_below(low) + clipped_above(high) + rounded_to_zero + rounded;
+}
+
+double ExpectedError::clipped_below(double low) const {
+  const Moments& under = below(low);
+  return under.second - 2 * low * under.first + low * low * under.count;
+}
+
+double ExpectedError::clipped_above(double high) const {
+  const Moments& inside = below(high);
+  const Moments& all = sums_.back();
+  return (all.second - inside.second) - 2 * high * (all.first - inside.first) +
+         high * high * (all.count - inside.count);
 }
 
 const ExpectedError::Moments& ExpectedError::below(double bound) const {
-  const auto slots = static_cast<double>(sums_.size() - 1);
-  const double place = bound * bins_per_unit_ - 0.5 - static_cast<double>(first_);
-  const double within = std::min(std::max(place, 0.0), slots);
-  auto index = static_cast<size_t>(within);
-  index += static_cast<size_t>(static_cast<double>(index) < within);  // rounds up, without a call
-  return sums_[index];
+  const double place = std::min(std::max(bound * bins_per_unit_ - first_middle_, 0.0), slots_);
+  auto index = static_cast<int32_t>(place);
+  index += static_cast<int32_t>(index < place);  // rounds up, without a call
+  return sums_[static_cast<size_t>(index)];
 }
 
 Range least_error_range(const ExpectedError& error, Range whole, const IntegerRange& range) {
   static const std::vector<double> coarse = coarse_factors();
   static const std::vector<double> fine = fine_factors();
+  // Rounding the zero point moves an end by less than a step. Ranges may be wider where the smallest scale
+  // makes them so, and symmetric ones by any amount.
+  const auto steps = static_cast<double>(range.quant_max - range.quant_min);
+  const double step = (whole.high - whole.low) / steps;
+  const double least_width = range.symmetric ? std::numeric_limits<float>::max() : range.eps * steps;
+
   Range best = whole;
   for (const auto* factors : {&coarse, &fine}) {
     const std::vector<double> lows = ends(best.low, whole.low, *factors);
     const std::vector<double> highs = ends(best.high, whole.high, *factors);
+    std::vector<double> clipped;  // at the least, above each of the highs
+    for (const double high : highs) {
+      clipped.push_back(error.clipped_above(std::max(high, least_width) + step));
+    }
     double least = std::numeric_limits<double>::infinity();
     for (const double low : lows) {
-      for (const double high : highs) {
-        const double expected = error(choose_quantizer(low, high, range), range);
+      const double clipped_low = error.clipped_below(std::min(low, -least_width) - step);
+      for (size_t i = 0; i < highs.size(); ++i) {
+        if (clipped_low + clipped[i] > least) {
+          continue;
+        }
+        const double expected = error(choose_quantizer(low, highs[i], range), range);
         if (expected < least) {
           least = expected;
-          best = {low, high};
+          best = {low, highs[i]};
         }
       }
     }

@@ -23,6 +23,10 @@ class ExpectedError {
   ExpectedError(const double* counts, int64_t slots, const Grid& grid);
   double operator()(const Quantizer& quantizer, const IntegerRange& range) const;
 
+  // The part of it that is left however fine the steps are.
+  double clipped_below(double low) const;
+  double clipped_above(double high) const;
+
  private:
   struct Moments {
     double count = 0;
@@ -34,7 +38,8 @@ class ExpectedError {
   const Moments& below(double bound) const;
 
   double bins_per_unit_;
-  int64_t first_;
+  double first_middle_;  // in bins, as the next
+  double slots_;
   std::vector<Moments> sums_;
 };
 
@@ -44,7 +49,7 @@ struct Range {
 };
 
 // Looked for among shrunken copies of the whole range, both ends apart, first coarsely and then around the
-// best; an end at 0 stays at 0.
+// best; an end at 0 stays at 0. Candidates that clip more than the best one errs are passed over.
 Range least_error_range(const ExpectedError& error, Range whole, const IntegerRange& range);
 
 }  // namespace jitquant::observers
