@@ -366,6 +366,16 @@ def test_the_smallest_negative_numbers_lie_below_zero():
     assert straight.histogram[-straight.first_bin - 1].item() == 2
 
 
+def test_histograms_of_other_sizes_are_not_merged():
+    """Test that the op names both numbers of bins."""
+    states = [
+        (o.histogram, o.min_val, o.max_val, o.bin_width, o.first_bin, o.zeros)
+        for o in (watched(HistogramObserver(bins=bins), torch.ones(3)) for bins in (4, 16))
+    ]
+    with pytest.raises(RuntimeError, match="one histogram has 8 bins and the other 32; merge what"):
+        torch.ops.jitquant.merge_histograms(*states[0], *states[1])
+
+
 # The share of the values
 
 

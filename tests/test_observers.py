@@ -262,6 +262,74 @@ def test_per_channel_qparams(ch_axis, qscheme):
     assert torch.equal(zero_point, peer_zero_point.to(torch.int64))
 
 
+def layouts(x):
+    """Of four axes: in order, channels last, with gaps, turned around, repeated, and as a single value."""
+    last = x.to(memory_format=torch.channels_last)
+    return [
+        x,
+        last,
+        last[:, 1:3],
+        x[:, :, ::2, 1:],
+        x.permute(3, 1, 0, 2),
+        x[:1].expand(5, -1, -1, -1),
+        x[0, 0, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("layout", range(7))
+def test_extremes_do_not_depend_on_the_layout(layout):
+    """Test extremes of tensors with and without gaps, in any order, against those of torch."""
+    x = layouts(torch.randn(4, 6, 5, 7))[layout]
+    observer = watched(torch.jit.script(MinMaxObserver()), x)
+    assert [observer.min_val.item(), observer.max_val.item()] == [x.min().item(), x.max().item()]
+    for axis in range(x.dim()):
+        channels = watched(PerChannelMinMaxObserver(ch_axis=axis), x)
+        others = [other for other in range(x.dim()) if other != axis]
+        assert torch.equal(channels.min_val, x.amin(others))
+        assert torch.equal(channels.max_val, x.amax(others))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(700_001,), (3, 200_000), (5000, 99), (2, 3, 300, 301)])
+def test_threads_do_not_show_in_the_extremes(shape, threads):
+    """Test that large tensors have the extremes that torch finds, with one thread and with two."""
+    x = torch.randn(shape)
+    torch.set_num_threads(threads)
+    try:
+        whole, channels = watched(MinMaxObserver(), x), watched(PerChannelMinMaxObserver(), x)
+    finally:
+        torch.set_num_threads(1)
+    assert [whole.min_val.item(), whole.max_val.item()] == [x.min().item(), x.max().item()]
+    rows = x.reshape(x.size(0), -1)
+    assert torch.equal(channels.min_val, rows.amin(1))
+    assert torch.equal(channels.max_val, rows.amax(1))
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "words"),
+    [
+        ("extremes", (torch.arange(3),), "jitquant::extremes: values are Long; give it float32"),
+        ("extremes", (torch.empty(0),), "values are empty; record what has values only"),
+        ("channel_extremes", (torch.ones(2, 2), 2), "there is no axis 2 in a tensor of 2; pass one that it"),
+        ("channel_extremes", (torch.ones(2).int(), 0), "empty or not float32; give it float32 values"),
+        (
+            "choose_qparams",
+            (torch.ones(2), torch.ones(3), 0, 255, False, 1e-7),
+            "low and high differ in shape or dtype; pass two of a kind",
+        ),
+        (
+            "record_histogram",
+            (torch.ones(2), torch.zeros(8), torch.empty(0), torch.empty(0), 1.0, 0, 0),
+            "a histogram is a float64 vector without gaps; pass an observer's own",
+        ),
+    ],
+)
+def test_ops_refuse_what_they_cannot_read(op, arguments, words):
+    """Test that the compiled ops name what is wrong, rather than to read it as something else."""
+    with pytest.raises(RuntimeError, match=words):
+        getattr(torch.ops.jitquant, op)(*arguments)
+
+
 def test_an_axis_the_weight_lacks_is_refused():
     """Test that the error names the axis and the tensor's axes."""
     with pytest.raises(RuntimeError, match=r"ch_axis=2.* has 2 axes; pass the axis"):
