@@ -322,6 +322,11 @@ def test_threads_do_not_show_in_the_extremes(shape, threads):
             (torch.ones(2), torch.zeros(8), torch.empty(0), torch.empty(0), 1.0, 0, 0),
             "a histogram is a float64 vector without gaps; pass an observer's own",
         ),
+        (
+            "least_error_range",
+            (torch.zeros(8).double(), 1.0, 0, torch.zeros(1), torch.tensor([math.inf]), 0, 255, False, 1e-7),
+            "the recorded range is 0 to inf; look for NaN and infinity",
+        ),
     ],
 )
 def test_ops_refuse_what_they_cannot_read(op, arguments, words):

@@ -1,4 +1,5 @@
 // The ops that observers call, as libtorch sees them. None changes its arguments.
+#include <cmath>
 #include <mutex>
 
 #include <ATen/ATen.h>
@@ -173,6 +174,9 @@ TensorPair find_least_error_range(const Tensor& histogram, double bin_width, int
   const ExpectedError error(counts_of(histogram, "least_error_range"), histogram.numel(),
                             {bin_width, first_bin});
   const Range whole{std::min(min_val.item<double>(), 0.0), std::max(max_val.item<double>(), 0.0)};
+  TORCH_CHECK(std::isfinite(whole.low) && std::isfinite(whole.high),
+              "jitquant::least_error_range: the recorded range is ", whole.low, " to ", whole.high,
+              "; look for NaN and infinity in what was recorded");
   const Range found = least_error_range(error, whole, {quant_min, quant_max, symmetric, eps});
   return {at::full({1}, found.low, at::kDouble), at::full({1}, found.high, at::kDouble)};
 }

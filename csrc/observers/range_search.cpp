@@ -80,7 +80,8 @@ double ExpectedError::clipped_above(double high) const {
 }
 
 const ExpectedError::Moments& ExpectedError::below(double bound) const {
-  const double place = std::min(std::max(bound * bins_per_unit_ - first_middle_, 0.0), slots_);
+  // In this order NaN becomes 0.
+  const double place = std::min(slots_, std::max(0.0, bound * bins_per_unit_ - first_middle_));
   auto index = static_cast<int32_t>(place);
   index += static_cast<int32_t>(index < place);  // rounds up, without a call
   return sums_[static_cast<size_t>(index)];
