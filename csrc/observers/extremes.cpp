@@ -1,6 +1,5 @@
 #include "csrc/observers/extremes.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -17,11 +16,6 @@ constexpr int32_t key_of(int32_t bits) { return bits ^ ((bits >> 31) & 0x7ffffff
 constexpr int32_t kInfinity = key_of(0x7f800000);
 constexpr int32_t kMinusInfinity = key_of(static_cast<int32_t>(0xff800000U));
 
-struct Keys {
-  int32_t low;
-  int32_t high;
-};
-
 float value_of(int32_t key) {
   const int32_t bits = key_of(key);
   float value = 0;
@@ -37,7 +31,7 @@ JITQUANT_VECTORIZED void key_extremes(const float* values, int64_t count, int32_
   for (int64_t i = 0; i < count; ++i) {
     int32_t bits = 0;
     std::memcpy(&bits, values + i, sizeof bits);
-    const int32_t key = bits ^ ((bits >> 31) & 0x7fffffff);
+    const int32_t key = key_of(bits);
     lowest = key < lowest ? key : lowest;
     highest = key > highest ? key : highest;
   }
@@ -56,13 +50,14 @@ Extremes extremes_of(const float* values, int64_t count) {
   if (count == 0) {
     return {};
   }
-  Keys keys{};
-  key_extremes(values, count, &keys.low, &keys.high);
-  if (keys.low < kMinusInfinity || keys.high > kInfinity) {
+  int32_t low = 0;
+  int32_t high = 0;
+  key_extremes(values, count, &low, &high);
+  if (low < kMinusInfinity || high > kInfinity) {
     constexpr float nan = std::numeric_limits<float>::quiet_NaN();
     return {nan, nan};
   }
-  return {value_of(keys.low), value_of(keys.high)};
+  return {value_of(low), value_of(high)};
 }
 
 }  // namespace jitquant::observers
