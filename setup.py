@@ -72,9 +72,11 @@ def compile_flags(*system_headers: str) -> list[str]:
 def extensions() -> list[CppExtension]:
     binding = CppExtension(
         "jitquant._C",
-        sources("csrc", "passes"),
+        sources("csrc", "csrc/observers", "passes"),
         include_dirs=[str(ROOT)],
-        extra_compile_args=compile_flags(*SYSTEM_HEADERS),
+        # Without OpenMP at::parallel_for is a plain loop; the library is the one that torch has loaded.
+        extra_compile_args=[*compile_flags(*SYSTEM_HEADERS), "-fopenmp"],
+        extra_link_args=["-fopenmp"],
     )
     onednn = find_onednn()
     if onednn is None:
@@ -86,7 +88,6 @@ def extensions() -> list[CppExtension]:
         RUNTIME,
         sources("csrc/runtime"),
         include_dirs=[str(ROOT)],
-        # Without OpenMP at::parallel_for is a plain loop; the library is the one that torch has loaded.
         extra_compile_args=[*compile_flags(str(headers), *SYSTEM_HEADERS), "-fopenmp", *SANITIZE],
         # Beside the library, then where pip puts oneDNN when jitquant is in the same environment, then where
         # it was found.

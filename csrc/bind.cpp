@@ -7,6 +7,7 @@
 
 #include "csrc/error.h"
 #include "csrc/module_path.h"
+#include "csrc/observer_calls.h"
 #include "csrc/op_nodes.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
@@ -181,6 +182,20 @@ py::dict list_ops(const Module& module, const std::vector<std::string>& methods)
   return found;
 }
 
+// Observers by name, each with the path of the module whose op it stands at; the path is empty in the top
+// module and where the model was loaded from a file.
+std::map<std::string, std::string> observer_paths(const Module& module) {
+  std::map<std::string, std::string> paths;
+  for (const auto& method : module.get_methods()) {
+    for_each_node(method.graph()->block(), [&](Node* node) {
+      if (auto name = called_observer(node)) {
+        paths[*name] = path_of(node);
+      }
+    });
+  }
+  return paths;
+}
+
 // The stack of a call of forward, with defaults filled in.
 torch::jit::Stack stack_of(const Module& module, const py::tuple& inputs) {
   const auto& schema = module.get_method("forward").function().getSchema();
@@ -255,6 +270,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
       py::arg("module"), py::arg("share_tensors"));
   binding.def("list_ops", &list_ops, py::arg("module"), py::arg("methods"));
   binding.def("describe_nodes", &describe_nodes, py::arg("module"), py::arg("method"));
+  binding.def("observer_paths", &observer_paths, py::arg("module"));
   binding.def("profile", &profile, py::arg("module"), py::arg("inputs"), py::arg("runs"));
   binding.def("op_table", &table_rows);
   binding.def(

@@ -7,7 +7,7 @@
 
 #include "csrc/evaluate.h"
 #include "csrc/graph_edit.h"
-#include "csrc/observers.h"
+#include "csrc/observer_calls.h"
 #include "csrc/op_table.h"
 #include "csrc/quantization_params.h"
 #include "csrc/walk.h"

@@ -6,7 +6,7 @@
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/module_path.h"
-#include "csrc/observers.h"
+#include "csrc/observer_calls.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"

@@ -14,6 +14,7 @@ from jitquant.observers import (  # noqa: E402
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
+    PercentileObserver,
     PerChannelMinMaxObserver,
     WeightMinMaxObserver,
 )
@@ -21,6 +22,7 @@ from jitquant.profile import Profile, ProfiledOp, profile  # noqa: E402
 from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig  # noqa: E402
 from jitquant.qconfig_mapping import QConfigMapping  # noqa: E402
 from jitquant.quantizer import ComposedQuantizer, OpNode, Quantizer  # noqa: E402
+from jitquant.statistics import load_statistics, merge_statistics, save_statistics  # noqa: E402
 from jitquant.summary import OpSummary, Summary, summarize  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
 
@@ -37,6 +39,7 @@ __all__ = [
     "OpNode",
     "OpSummary",
     "PerChannelMinMaxObserver",
+    "PercentileObserver",
     "Profile",
     "ProfiledOp",
     "QConfig",
@@ -52,9 +55,12 @@ __all__ = [
     "fuse_conv_bn_jit",
     "get_default_qconfig",
     "info",
+    "load_statistics",
+    "merge_statistics",
     "native",
     "prepare_jit",
     "profile",
     "quantize_jit",
+    "save_statistics",
     "summarize",
 ]

@@ -43,6 +43,7 @@ from jitquant.presets import choose_methods
 from jitquant.qconfig import QConfig
 from jitquant.qconfig_mapping import QConfigMapping
 from jitquant.quantizer import OpNode, Quantizer, choose_qconfigs, compile_observers, describe_choice
+from jitquant.statistics import merge_ranks, observers_of
 from jitquant.summary import check_strict, read_report, write_report
 from jitquant.version import __version__
 
@@ -133,7 +134,7 @@ def prepare_jit(
         observing = replace(options, observers=compile_observers(chosen))
         run(OBSERVE + accuracy.passes(), options=observing)
     words = quantizer.describe() if isinstance(quantizer, QConfigMapping) else describe_choice(chosen)
-    if stop_after is None and not _observers(work):
+    if stop_after is None and not observers_of(work):
         warnings.warn(
             f"{caller}: no op of the model has an integer form under this qconfig_dict", stacklevel=2
         )
@@ -147,7 +148,7 @@ def prepare_jit(
             "accuracy": asdict(accuracy),
             "methods": list(methods),
             "qconfig": words,
-            "reduce_range": _are_reduced(_observers(work)),
+            "reduce_range": _are_reduced([*observers_of(work).values()]),
         },
     )
     write_report(work, records)
@@ -169,6 +170,9 @@ def convert_jit(
 
     With the target ``"quantized"`` it is for the current engine, ``torch.backends.quantized.engine``, and the
     file has to be loaded under the same one.
+
+    Where ``torch.distributed`` is initialised, every process has to call this: what the observers of all of
+    them saw is merged first (see ``merge_statistics``), and each process returns the same model.
 
     Args:
         model: what ``prepare_jit`` returned, after calibration.
@@ -198,7 +202,8 @@ def convert_jit(
     engine = torch.backends.quantized.engine
     methods = tuple(facts.get("methods", ("forward",)))
     records: list[Record] = []
-    if _observers(work):
+    if observers_of(work):
+        merge_ranks(work, caller)
         run_passes(
             passes,
             work,
@@ -311,10 +316,6 @@ def _hand_over(
         return torch.jit._recursive.wrap_cpp_module(work._c)
     model._reconstruct(work._c)
     return model
-
-
-def _observers(model: torch.jit.ScriptModule) -> list[Any]:
-    return [part for name, part in torch._C.ModuleDict(model._c).items() if name.startswith("_observer_")]
 
 
 def _are_reduced(observers: Sequence[Any]) -> bool:

@@ -4,12 +4,14 @@ An observer stands behind a value (or before a weight) in a prepared model. Its 
 value and returns it unchanged; its ``calculate_qparams`` turns what was recorded into a scale and a zero
 point, so that ``float = scale * (integer - zero_point)`` (Jacob et al. 2018, arXiv:1712.05877, equation 1).
 Every observer compiles with ``torch.jit.script`` and keeps its attributes and statistics through
-``torch.jit.save``.
+``torch.jit.save``. What reads the data is compiled: the ops ``jitquant::`` of ``csrc/observers/``, so a file
+with observers in it loads where jitquant was imported.
 
 ==============================  ==========================================  ==================================
 Observer                        What it keeps                               Meant for
 ==============================  ==========================================  ==================================
 `HistogramObserver`             a histogram of fixed size, the extremes     activations (the default)
+`PercentileObserver`            likewise                                    activations, a share to be kept
 `MinMaxObserver`                the extremes                                activations without outliers
 `MovingAverageMinMaxObserver`   a moving average of each batch's extremes   activations, many noisy batches
 `PerChannelMinMaxObserver`      the extremes of each channel, once          weights
@@ -19,12 +21,13 @@ Observer                        What it keeps                               Mean
 """
 
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
+
+from jitquant import _C  # noqa: F401  (it registers the ops that observers call)
 
 __all__ = [
     "FixedQParamsObserver",
@@ -34,6 +37,7 @@ __all__ = [
     "Observer",
     "ObserverFactory",
     "PerChannelMinMaxObserver",
+    "PercentileObserver",
     "WeightMinMaxObserver",
 ]
 
@@ -73,7 +77,7 @@ def choose_qparams(
     unused.
 
     Args:
-        low: smallest values, float32 or float64, shape [C].
+        low: smallest values, float32 or float64, shape [C]; the zero point is computed in that dtype.
         high: largest values, same dtype and shape.
         quant_min: smallest integer.
         quant_max: largest integer.
@@ -83,17 +87,7 @@ def choose_qparams(
     Returns:
         scale (float32) and zero point (int64), both of shape [C].
     """
-    low = low.clamp(max=0.0)
-    high = high.clamp(min=0.0)
-    if symmetric:
-        middle = (quant_min + quant_max + 1) // 2
-        levels = min(middle - quant_min, quant_max - middle)
-        scale = torch.maximum(-low, high).to(torch.float64) / levels
-        return scale.clamp(min=eps).to(torch.float32), torch.full_like(scale, middle, dtype=torch.int64)
-    # In float64, because the distance between two float32 numbers may be too large for float32.
-    scale = (high.to(torch.float64) - low.to(torch.float64)) / (quant_max - quant_min)
-    scale = scale.clamp(min=eps).to(torch.float32)
-    return scale, (quant_min - torch.round(low / scale)).to(torch.int64)
+    return torch.ops.jitquant.choose_qparams(low, high, quant_min, quant_max, symmetric, eps)
 
 
 def check_recorded(min_val: Tensor, max_val: Tensor) -> None:
@@ -162,7 +156,7 @@ class Observer(nn.Module):
         """Records x and returns it, the same tensor. Integers and empty tensors are returned unrecorded."""
         done = self.once and self.min_val.numel() > 0
         if x.dtype == torch.float and x.numel() > 0 and not done:
-            self._record(x.detach().to(torch.float32))
+            self._record(x.detach())
         return x
 
     def _record(self, values: Tensor) -> None:
@@ -307,8 +301,8 @@ class MinMaxObserver(Observer):
     """Covers everything it ever saw: the smallest and largest value of the whole tensor."""
 
     def _record(self, values: Tensor) -> None:
-        low, high = torch.aminmax(values)
-        self._extend(low.reshape(1), high.reshape(1))
+        low, high = torch.ops.jitquant.extremes(values)
+        self._extend(low, high)
 
     def _extend(self, low: Tensor, high: Tensor) -> None:
         if self.min_val.numel() == 0:
@@ -325,13 +319,18 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
 
     Args:
         averaging_constant: the weight of the newest batch, above 0 and up to 1.
+
+    Attributes:
+        calls: how many batches were recorded; averages of several models are merged in proportion to it.
     """
 
     def __init__(self, *, averaging_constant: float = 0.01, **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)
         self.averaging_constant = self._checked_number("averaging_constant", averaging_constant, 0.0, 1.0)
+        self.calls = 0
 
     def _extend(self, low: Tensor, high: Tensor) -> None:
+        self.calls += 1
         if self.min_val.numel() == 0:
             self.min_val, self.max_val = low, high
         else:
@@ -382,8 +381,7 @@ class PerChannelMinMaxObserver(Observer):
                 f"PerChannelMinMaxObserver: ch_axis={self.ch_axis}: the tensor has {values.dim()} axes; "
                 "pass the axis of the weight's output channels"
             )
-        channels = values.transpose(0, self.ch_axis).reshape(values.size(self.ch_axis), -1)
-        self.min_val, self.max_val = torch.aminmax(channels, dim=1)
+        self.min_val, self.max_val = torch.ops.jitquant.channel_extremes(values, self.ch_axis)
 
     def _own_words(self) -> list[str]:
         return [f"channel axis {self.ch_axis}"]
@@ -413,57 +411,26 @@ class FixedQParamsObserver(MinMaxObserver):
         return [f"scale {self.scale:g}", f"zero point {self.zero_point}"]
 
 
-def expected_error(
-    points: Tensor, counts: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int
-) -> Tensor:
-    """The summed squared error to expect from quantizing a histogram, for each of K quantizers.
-
-    Clipped values are off by their distance to the nearer end; values that round to 0 by all they are; the
-    rest by scale^2 / 12 on average, the variance of a uniform error (Bennett 1948, "Spectra of quantized
-    signals"). Splitting the error into clipping and rounding follows Banner et al. 2018, arXiv:1810.05723.
-
-    Args:
-        points: where each bin's values lie, float64, sorted, shape [N].
-        counts: how many they are, float64, shape [N].
-        scale: float32, shape [K].
-        zero_point: int64, shape [K].
-        quant_min: smallest integer.
-        quant_max: largest integer.
-
-    Returns:
-        float64, shape [K].
-    """
-    step = scale.to(torch.float64)
-    low = (quant_min - zero_point) * step
-    high = (quant_max - zero_point) * step
-    zero_low = torch.maximum(-step / 2, low)
-    zero_high = torch.minimum(step / 2, high)
-
-    moments = torch.stack([counts, counts * points, counts * points * points]).cumsum(1)
-    moments = torch.nn.functional.pad(moments, [1, 0])
-    below = torch.searchsorted(points, torch.stack([low, zero_low, zero_high, high]))
-    count, first, second = moments[:, below].unbind(0)
-    above = moments[:, -1:] - moments[:, below[3]]
-
-    clipped_low = second[0] - 2 * low * first[0] + low * low * count[0]
-    clipped_high = above[2] - 2 * high * above[1] + high * high * above[0]
-    rounded_to_zero = second[2] - second[1]
-    rounded = (count[3] - count[0] - count[2] + count[1]) * step * step / 12
-    return clipped_low + clipped_high + rounded_to_zero + rounded
-
-
 class HistogramObserver(MinMaxObserver):
     """Covers the range with the least expected squared error: clips outliers where finer steps pay.
 
     One pass over the data and a fixed amount of memory, whatever the data. Bins have a power of two as
     width and begin at multiples of it, so when the range grows, whole bins merge and no count is split or
-    lost. Exact zeros are left out: they cost nothing, as 0 is always represented exactly.
+    lost. Exact zeros are counted apart: they cost nothing, as 0 is always represented exactly.
 
-    `expected_error` says what is minimised. The range is searched among shrunken copies of the recorded one,
-    both ends apart, first coarsely and then around the best; an end at 0 stays at 0.
+    The range is searched among shrunken copies of the recorded one, both ends apart, first coarsely and then
+    around the best; an end at 0 stays at 0. What is minimised, `csrc/observers/range_search.h` says with its
+    sources: clipped values are off by their distance to the nearer end, the rest by scale^2 / 12 on average.
+    ``torch.ops.jitquant.expected_error`` computes it for any scale and zero point.
 
     Args:
         bins: into how many steps the recorded range is split at least, 2 to 2^20.
+
+    Attributes:
+        histogram: how many values lie in each bin, float64, shape [N]; exact zeros are not among them.
+        bin_width: the width of a bin, a power of two.
+        first_bin: bin i holds the values from ``(first_bin + i) * bin_width`` up to the next bin.
+        zeros: how many values were exactly 0.
     """
 
     histogram: Tensor
@@ -471,76 +438,78 @@ class HistogramObserver(MinMaxObserver):
     def __init__(self, *, bins: int = 2048, **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)
         self.bins = self._checked_int("bins", bins, 2, 2**20)
-        # Twice as many, as the range may use little more than half of a grid with power-of-two bins; and a
-        # power of two themselves, which keeps histc's arithmetic on them exact.
+        # Twice as many, as the range may use little more than half of a grid with power-of-two bins.
         slots = 1 << (2 * self.bins - 1).bit_length()
         self.register_buffer("histogram", torch.zeros(slots, dtype=torch.float64))
         self.first_bin = 0
         self.bin_width = 2.0**-100
+        self.zeros = 0
 
     def _record(self, values: Tensor) -> None:
-        low, high = torch.aminmax(values)
-        self._extend(low.reshape(1), high.reshape(1))
-        grid_low = float(self.min_val.clamp(max=0.0))
-        grid_high = float(self.max_val.clamp(min=0.0))
-        if grid_high > grid_low and math.isfinite(grid_high - grid_low):
-            self._fit_grid(grid_low, grid_high)
-            self._count(values.flatten())
-
-    def _fit_grid(self, low: float, high: float) -> None:
-        slots = self.histogram.numel()
-        width = max(self.bin_width, math.ldexp(1.0, math.frexp((high - low) / slots)[1] - 1))
-        while math.floor(high / width) - math.floor(low / width) >= slots:
-            width *= 2.0
-        first = math.floor(low / width)
-        if width != self.bin_width or first != self.first_bin:
-            old_bins = torch.arange(slots, dtype=torch.float64) + self.first_bin
-            moved_to = torch.floor(old_bins * (self.bin_width / width)).to(torch.int64) - first
-            counts = torch.zeros_like(self.histogram)
-            self.histogram = counts.index_add(0, moved_to.clamp(0, slots - 1), self.histogram)
-            self.first_bin = first
-            self.bin_width = width
-
-    def _count(self, values: Tensor) -> None:
-        slots = self.histogram.numel()
-        # In parts: histc counts in float32, exact only up to 2^24, and so the scaled copy stays small.
-        for part in values.split(1 << 18):
-            scaled = part * (1.0 / self.bin_width)
-            counts = torch.histc(scaled, slots, float(self.first_bin), float(self.first_bin + slots))
-            counts[-self.first_bin] -= part.numel() - scaled.ne_(0.0).sum()
-            self.histogram = self.histogram + counts
+        recorded = torch.ops.jitquant.record_histogram(
+            values, self.histogram, self.min_val, self.max_val, self.bin_width, self.first_bin, self.zeros
+        )
+        self.histogram, self.min_val, self.max_val, self.bin_width, self.first_bin, self.zeros = recorded
 
     @torch.jit.export
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        """The scale (float32) and zero point (int64) of the range with the least expected error; shape [1].
+        """The scale (float32) and zero point (int64) of the range that the observer chooses; shape [1].
 
         Raises:
             RuntimeError: if nothing was recorded yet, or NaN or infinity was (torch.jit.Error once scripted).
         """
         check_recorded(self.min_val, self.max_val)
-        bins = torch.arange(self.histogram.numel(), dtype=torch.float64) + self.first_bin
-        middles = (bins + 0.5) * self.bin_width
-        low = self.min_val.to(torch.float64).clamp(max=0.0)
-        high = self.max_val.to(torch.float64).clamp(min=0.0)
-        best_low, best_high = low, high
-        scale, zero_point = choose_qparams(
-            low, high, self.quant_min, self.quant_max, self.symmetric, self.eps
+        low, high = self._range()
+        return choose_qparams(low, high, self.quant_min, self.quant_max, self.symmetric, self.eps)
+
+    def _range(self) -> tuple[Tensor, Tensor]:
+        return torch.ops.jitquant.least_error_range(
+            self.histogram,
+            self.bin_width,
+            self.first_bin,
+            self.min_val,
+            self.max_val,
+            self.quant_min,
+            self.quant_max,
+            self.symmetric,
+            self.eps,
         )
-        coarse = torch.exp2(torch.linspace(0, -12, 64, dtype=torch.float64))
-        fine = torch.exp2(torch.linspace(-12 / 63, 12 / 63, 33, dtype=torch.float64))
-        for factors in [torch.cat([coarse, torch.zeros(1)]), fine]:
-            lows = torch.maximum(best_low * factors, low).repeat_interleave(factors.numel())
-            highs = torch.minimum(best_high * factors, high).repeat(factors.numel())
-            scales, zero_points = choose_qparams(
-                lows, highs, self.quant_min, self.quant_max, self.symmetric, self.eps
-            )
-            error = expected_error(
-                middles, self.histogram, scales, zero_points, self.quant_min, self.quant_max
-            )
-            best = int(error.argmin())
-            best_low, best_high = lows[best], highs[best]
-            scale, zero_point = scales[best].reshape(1), zero_points[best].reshape(1)
-        return scale, zero_point
 
     def _own_words(self) -> list[str]:
         return [f"{self.bins} bins"]
+
+
+class PercentileObserver(HistogramObserver):
+    """Covers a given share of the values and clips the rest, the farthest from 0.
+
+    It records what `HistogramObserver` does. Each end is the edge of a bin, or the extreme value where that
+    is nearer to 0: the range holds at least the share asked for, and reaches at most one bin too far.
+    Source: the percentile calibration of Wu et al. 2020, arXiv:2004.09602.
+
+    Args:
+        percentile: how many percent of the values the range holds, above 50 and up to 100. Zeros count. Of
+            data with both signs, half of the rest lies beyond each end.
+        bins: into how many steps the recorded range is split at least, 2 to 2^20.
+    """
+
+    def __init__(
+        self, *, percentile: float = 99.99, bins: int = 2048, **common: Unpack[CommonArguments]
+    ) -> None:
+        super().__init__(bins=bins, **common)
+        self.percentile = self._checked_number("percentile", percentile, 50.0, 100.0)
+
+    def _range(self) -> tuple[Tensor, Tensor]:
+        low = self.min_val.to(torch.float64).clamp(max=0.0)
+        high = self.max_val.to(torch.float64).clamp(min=0.0)
+        beyond = (100.0 - self.percentile) / 100.0 * (self.histogram.sum() + self.zeros)
+        if bool((low < 0.0) & (high > 0.0)):
+            beyond = beyond / 2.0
+        negative, positive = self.histogram[: -self.first_bin], self.histogram[-self.first_bin :]
+        left_out = (negative.cumsum(0) <= beyond).sum()
+        kept = positive.numel() - (positive.flip(0).cumsum(0) <= beyond).sum()
+        lowest = (left_out + self.first_bin).to(torch.float64) * self.bin_width
+        highest = kept.to(torch.float64) * self.bin_width
+        return torch.maximum(low, lowest), torch.minimum(high, highest)
+
+    def _own_words(self) -> list[str]:
+        return [f"{self.percentile:g} percent", f"{self.bins} bins"]

@@ -19,7 +19,7 @@
 #include <torch/csrc/jit/passes/inliner.h>
 
 #include "csrc/module_path.h"
-#include "csrc/observers.h"
+#include "csrc/observer_calls.h"
 #include "csrc/pass.h"
 #include "csrc/walk.h"
 

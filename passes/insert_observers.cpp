@@ -22,7 +22,7 @@
 
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
-#include "csrc/observers.h"
+#include "csrc/observer_calls.h"
 #include "csrc/op_nodes.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"

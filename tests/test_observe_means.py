@@ -5,12 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.testing import FileCheck
 
-from jitquant.pipeline import PassOptions
-from jitquant.qconfig import default_qconfig, make_observers
-from tests.graphs import nodes_of, saved_and_loaded
-from tests.quantized_ir import Attributes, Run, attribute, constants, run_with
+from jitquant.passes import parse_ir
+from jitquant.pipeline import run_pass
+from jitquant.qconfig import default_qconfig
+from tests.graphs import insert_observers, nodes_of, saved_and_loaded
+from tests.quantized_ir import Attributes, attribute, constants, run_with
 
-PASSES = ("insert_observers", "observe_means")
+PASSES = ("observe_means",)
 
 
 def conv_text(dimensions: int, groups: int = 1) -> tuple[str, Attributes]:
@@ -34,22 +35,26 @@ graph(%self, %x : Tensor):
   return (%y)"""
 
 
-def prepared(text: str, attributes: Attributes, names: tuple[str, ...] = PASSES) -> Run:
-    return run_with(names, text, attributes, PassOptions(observers={"": make_observers(default_qconfig)}))
+def prepared(text: str, attributes: Attributes) -> torch.jit.ScriptModule:
+    module = parse_ir(text, attributes)
+    insert_observers(module, {"": default_qconfig})
+    for name in PASSES:
+        run_pass(name, module)
+    return module
 
 
 @pytest.mark.parametrize(("dimensions", "groups"), [(1, 1), (2, 1), (2, 4), (3, 2)])
 def test_means_of_a_convolution(dimensions: int, groups: int) -> None:
     """Test that sums over all pixels and samples, and their number, add up over calls, of whatever layout."""
-    run = prepared(*conv_text(dimensions, groups))
+    module = prepared(*conv_text(dimensions, groups))
     FileCheck().check("jitquant::record_means").check(f"aten::conv{dimensions}d").run(
-        run.after._c._get_method("forward").graph
+        module._c._get_method("forward").graph
     )
     batches = [torch.randn(2, 4, *[5] * dimensions), torch.randn(3, 4, *[6] * dimensions)]
     for batch in batches:
-        run.after(batch)
+        module(batch)
     pixels = torch.cat([batch.transpose(0, 1).flatten(1) for batch in batches], 1)
-    recorded = run.after._c.getattr("_statistics_0")
+    recorded = module._c.getattr("_statistics_0")
     torch.testing.assert_close(recorded[:4].float(), pixels.sum(1), atol=1e-3, rtol=1e-4)
     assert recorded[4] == pixels.size(1)
 
@@ -57,19 +62,19 @@ def test_means_of_a_convolution(dimensions: int, groups: int) -> None:
 @pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 5, 6)])
 def test_means_of_a_linear(shape: tuple[int, ...]) -> None:
     """Test that each feature is a channel, however many dimensions stand before it."""
-    run = prepared(LINEAR, {"weight": torch.randn(3, 6)})
+    module = prepared(LINEAR, {"weight": torch.randn(3, 6)})
     x = torch.randn(shape)
-    run.after(x)
-    recorded = run.after._c.getattr("_statistics_0")
+    module(x)
+    recorded = module._c.getattr("_statistics_0")
     torch.testing.assert_close(recorded[:6].float(), x.reshape(-1, 6).sum(0))
     assert recorded[6] == x.numel() // 6
 
 
 def test_what_was_recorded_is_saved() -> None:
     """Test that a prepared model keeps its sums in a file, and goes on adding to them."""
-    run = prepared(LINEAR, {"weight": torch.randn(3, 6)})
-    run.after(torch.ones(2, 6))
-    loaded = saved_and_loaded(run.after)
+    module = prepared(LINEAR, {"weight": torch.randn(3, 6)})
+    module(torch.ones(2, 6))
+    loaded = saved_and_loaded(module)
     loaded(torch.ones(3, 6))
     assert loaded._c.getattr("_statistics_0").tolist() == [5.0] * 7
 
@@ -77,13 +82,13 @@ def test_what_was_recorded_is_saved() -> None:
 @pytest.mark.parametrize("x", [torch.randn(0, 6), torch.randn(4, 6, dtype=torch.float64)])
 def test_nothing_is_recorded_of_what_is_empty_or_not_float(x: Tensor) -> None:
     """Test that sums stay zero where the observer sees nothing either."""
-    run = prepared(LINEAR, {"weight": torch.randn(3, 6, dtype=torch.float32)})
+    module = prepared(LINEAR, {"weight": torch.randn(3, 6, dtype=torch.float32)})
     if x.dtype == torch.float32:
-        run.after(x)
+        module(x)
     else:
         with pytest.raises(RuntimeError, match="same dtype"):
-            run.after(x)
-    assert not run.after._c.getattr("_statistics_0").any()
+            module(x)
+    assert not module._c.getattr("_statistics_0").any()
 
 
 def test_weights_without_an_observer_are_left_alone() -> None:
@@ -100,8 +105,8 @@ graph(%self, %x : Tensor):
 {constants(none=None, stride=[2], padding=[0], more=[0], dilation=[1], groups=1)}
   %y : Tensor = aten::conv_transpose1d(%x, %weight, %none, %stride, %padding, %more, %groups, %dilation)
   return (%y)"""
-    run = prepared(text, {"weight": torch.randn(4, 3, 2)})
-    assert nodes_of(run.after, "jitquant::record_means") == []
+    module = prepared(text, {"weight": torch.randn(4, 3, 2)})
+    assert nodes_of(module, "jitquant::record_means") == []
 
 
 def test_each_op_in_a_loop_is_recorded() -> None:

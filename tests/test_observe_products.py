@@ -5,16 +5,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jitquant.pipeline import PassOptions
-from jitquant.qconfig import default_qconfig, make_observers
-from tests.graphs import nodes_of
-from tests.quantized_ir import Attributes, Run, attribute, constants, run_with
+from jitquant.passes import parse_ir
+from jitquant.pipeline import run_pass
+from jitquant.qconfig import default_qconfig
+from tests.graphs import insert_observers, nodes_of
+from tests.quantized_ir import Attributes, attribute, constants
 
-PASSES = ("insert_observers", "observe_products", "observe_means")
+PASSES = ("observe_products", "observe_means")
 
 
-def prepared(text: str, attributes: Attributes) -> Run:
-    return run_with(PASSES, text, attributes, PassOptions(observers={"": make_observers(default_qconfig)}))
+def prepared(text: str, attributes: Attributes) -> torch.jit.ScriptModule:
+    module = parse_ir(text, attributes)
+    insert_observers(module, {"": default_qconfig})
+    for name in PASSES:
+        run_pass(name, module)
+    return module
 
 
 def products_of(patches: Tensor) -> Tensor:
@@ -36,13 +41,13 @@ graph(%self, %x : Tensor):
 {values}
   %y : Tensor = aten::conv2d(%x, %weight, %none, %stride, %padding, %dilation, %groups)
   return (%y)"""
-    run = prepared(text, {"weight": torch.randn(8, 4 // groups, 3, 3)})
+    module = prepared(text, {"weight": torch.randn(8, 4 // groups, 3, 3)})
     x = torch.randn(3, 4, 9, 8)
     for _ in range(2):
-        run.after(x)
+        module(x)
     columns = F.unfold(x, 3, dilation, padding, stride)
     patches = columns.reshape(3, groups, -1, columns.size(2)).permute(1, 0, 3, 2).flatten(1, 2)
-    recorded = run.after._c.getattr("_statistics_0")
+    recorded = module._c.getattr("_statistics_0")
     torch.testing.assert_close(recorded, 2 * products_of(patches), atol=1e-3, rtol=1e-4)
 
 
@@ -54,13 +59,11 @@ graph(%self, %x : Tensor):
 {constants(none=None, stride=[2], padding=[1], dilation=[1], groups=1)}
   %y : Tensor = aten::conv1d(%x, %weight, %none, %stride, %padding, %dilation, %groups)
   return (%y)"""
-    run = prepared(text, {"weight": torch.randn(5, 4, 3)})
+    module = prepared(text, {"weight": torch.randn(5, 4, 3)})
     x = torch.randn(2, 4, 10)
-    run.after(x)
+    module(x)
     patches = F.pad(x, [1, 1]).unfold(2, 3, 2).permute(0, 2, 1, 3).reshape(1, -1, 12)
-    torch.testing.assert_close(
-        run.after._c.getattr("_statistics_0"), products_of(patches), atol=1e-3, rtol=1e-4
-    )
+    torch.testing.assert_close(module._c.getattr("_statistics_0"), products_of(patches), atol=1e-3, rtol=1e-4)
 
 
 LINEAR = f"""
@@ -73,18 +76,18 @@ graph(%self, %x : Tensor):
 
 def test_products_of_a_linear() -> None:
     """Test that each row is a patch."""
-    run = prepared(LINEAR, {"weight": torch.randn(3, 6)})
+    module = prepared(LINEAR, {"weight": torch.randn(3, 6)})
     x = torch.randn(2, 5, 6)
-    run.after(x)
-    torch.testing.assert_close(run.after._c.getattr("_statistics_0"), products_of(x.reshape(1, -1, 6)))
+    module(x)
+    torch.testing.assert_close(module._c.getattr("_statistics_0"), products_of(x.reshape(1, -1, 6)))
 
 
 def test_of_many_patches_a_part_stands_for_all() -> None:
     """Test that a call never looks at more than 4,096 patches, evenly spread, and counts those."""
-    run = prepared(LINEAR, {"weight": torch.randn(3, 2)})
+    module = prepared(LINEAR, {"weight": torch.randn(3, 2)})
     x = torch.arange(10000.0).reshape(-1, 1).expand(-1, 2).contiguous()
-    run.after(x)
-    recorded = run.after._c.getattr("_statistics_0")[0]
+    module(x)
+    recorded = module._c.getattr("_statistics_0")[0]
     assert 2048 < recorded[-1, -1] <= 4096
     assert abs(recorded[0, -1] / recorded[-1, -1] - 5000) < 5
 
@@ -92,6 +95,6 @@ def test_of_many_patches_a_part_stands_for_all() -> None:
 @pytest.mark.parametrize("features", [2304, 2305])
 def test_large_weights_are_left_to_observe_means(features: int) -> None:
     """Test that what would take too much memory gets its means recorded, and the others no means too."""
-    run = prepared(LINEAR, {"weight": torch.randn(2, features)})
-    kinds = [len(nodes_of(run.after, f"jitquant::record_{what}")) for what in ("products", "means")]
+    module = prepared(LINEAR, {"weight": torch.randn(2, features)})
+    kinds = [len(nodes_of(module, f"jitquant::record_{what}")) for what in ("products", "means")]
     assert kinds == ([1, 0] if features == 2304 else [0, 1])

@@ -1,6 +1,5 @@
-"""Tests of the observers: the contract with the passes, the formulas, and the choice of a range."""
+"""Tests of the observers: the contract with the passes, the formulas, and how they are made."""
 
-import io
 import math
 
 import numpy as np
@@ -13,12 +12,13 @@ from jitquant.observers import (
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
+    PercentileObserver,
     PerChannelMinMaxObserver,
     WeightMinMaxObserver,
-    expected_error,
 )
+from tests.observing import qparams_in_numpy, saved_and_loaded, watched
 
-ACTIVATION_OBSERVERS = [MinMaxObserver, MovingAverageMinMaxObserver, HistogramObserver]
+ACTIVATION_OBSERVERS = [MinMaxObserver, MovingAverageMinMaxObserver, HistogramObserver, PercentileObserver]
 WEIGHT_OBSERVERS = [WeightMinMaxObserver, PerChannelMinMaxObserver]
 FIXED = FixedQParamsObserver.with_args(scale=1 / 256, zero_point=0)
 ALL_OBSERVERS = [*ACTIVATION_OBSERVERS, *WEIGHT_OBSERVERS, FIXED]
@@ -37,53 +37,6 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     torch.manual_seed(0)
-
-
-def watched(observer, *batches):
-    for batch in batches:
-        observer(batch)
-    return observer
-
-
-def saved_and_loaded(module):
-    file = io.BytesIO()
-    torch.jit.save(module, file)
-    file.seek(0)
-    return torch.jit.load(file)
-
-
-def quantized_in_numpy(x, scale, zero_point, quant_min=0, quant_max=255):
-    x = x.numpy().astype(np.float64)
-    integers = np.clip(np.round(x / scale) + zero_point, quant_min, quant_max)
-    return (integers - zero_point) * scale
-
-
-def mean_squared_error(x, observer):
-    scale, zero_point = (value.item() for value in observer.calculate_qparams())
-    restored = quantized_in_numpy(x, scale, zero_point, observer.quant_min, observer.quant_max)
-    return float(np.mean((restored - x.numpy()) ** 2))
-
-
-def samples(name, count=40_000):
-    generator = torch.Generator().manual_seed(7)
-    normal = torch.randn(count, generator=generator)
-    uniform = torch.rand(count, generator=generator)
-    return {
-        "normal": normal,
-        "laplace": torch.sign(uniform - 0.5) * -torch.log1p(-2 * (uniform - 0.5).abs().clamp(max=0.499999)),
-        "lognormal": normal.exp(),
-        "minus lognormal": -normal.exp(),
-        "gelu": torch.nn.functional.gelu(2 * normal),
-        "relu": normal.relu(),
-        "uniform": uniform,
-        "uniform around 0": uniform * 3 - 1,
-        "relu6": (normal * 4 + 2).clamp(0, 6),
-        "relu6, mostly at its ends": (normal * 40 + 20).clamp(0, 6),
-        "hardtanh": (normal * 2).clamp(-1, 1),
-        "sigmoid": (normal * 5).sigmoid(),
-        "whole numbers": (uniform * 256).floor(),
-        "an outlier": torch.cat([normal, torch.tensor([10_000.0])]),
-    }[name]
 
 
 # The contract with the passes
@@ -227,15 +180,6 @@ def test_other_float_types_pass_through(make, dtype):
 # The formulas
 
 
-def qparams_in_numpy(low, high, quant_min, quant_max, symmetric):
-    low, high = min(low, 0.0), max(high, 0.0)
-    if symmetric:
-        zero_point = 0 if quant_min < 0 else (quant_max + 1) // 2
-        return max(-low, high) / (quant_max - zero_point), zero_point
-    scale = (high - low) / (quant_max - quant_min)
-    return scale, int(np.clip(quant_min - np.round(low / scale), quant_min, quant_max))
-
-
 @pytest.mark.parametrize(
     ("low", "high"), [(-1.5, 2.25), (-0.3, 7.0), (0.5, 3.0), (-8.0, -2.0), (0.0, 1e-3), (-3e38, 3e38)]
 )
@@ -318,6 +262,79 @@ def test_per_channel_qparams(ch_axis, qscheme):
     assert torch.equal(zero_point, peer_zero_point.to(torch.int64))
 
 
+def layouts(x):
+    """Of four axes: in order, channels last, with gaps, turned around, repeated, and as a single value."""
+    last = x.to(memory_format=torch.channels_last)
+    return [
+        x,
+        last,
+        last[:, 1:3],
+        x[:, :, ::2, 1:],
+        x.permute(3, 1, 0, 2),
+        x[:1].expand(5, -1, -1, -1),
+        x[0, 0, 0, 0],
+    ]
+
+
+@pytest.mark.parametrize("layout", range(7))
+def test_extremes_do_not_depend_on_the_layout(layout):
+    """Test extremes of tensors with and without gaps, in any order, against those of torch."""
+    x = layouts(torch.randn(4, 6, 5, 7))[layout]
+    observer = watched(torch.jit.script(MinMaxObserver()), x)
+    assert [observer.min_val.item(), observer.max_val.item()] == [x.min().item(), x.max().item()]
+    for axis in range(x.dim()):
+        channels = watched(PerChannelMinMaxObserver(ch_axis=axis), x)
+        others = [other for other in range(x.dim()) if other != axis]
+        assert torch.equal(channels.min_val, x.amin(others))
+        assert torch.equal(channels.max_val, x.amax(others))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(700_001,), (3, 200_000), (5000, 99), (2, 3, 300, 301)])
+def test_threads_do_not_show_in_the_extremes(shape, threads):
+    """Test that large tensors have the extremes that torch finds, with one thread and with two."""
+    x = torch.randn(shape)
+    torch.set_num_threads(threads)
+    try:
+        whole, channels = watched(MinMaxObserver(), x), watched(PerChannelMinMaxObserver(), x)
+    finally:
+        torch.set_num_threads(1)
+    assert [whole.min_val.item(), whole.max_val.item()] == [x.min().item(), x.max().item()]
+    rows = x.reshape(x.size(0), -1)
+    assert torch.equal(channels.min_val, rows.amin(1))
+    assert torch.equal(channels.max_val, rows.amax(1))
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "words"),
+    [
+        ("extremes", (torch.arange(3),), "jitquant::extremes: values are Long; give it float32"),
+        ("extremes", (torch.empty(0),), "values are empty; record what has values only"),
+        ("channel_extremes", (torch.ones(2, 2), 2), "there is no axis 2 in a tensor of 2; pass one that it"),
+        ("channel_extremes", (torch.ones(2).int(), 0), "empty or not float32; give it float32 values"),
+        (
+            "choose_qparams",
+            (torch.ones(2), torch.ones(3), 0, 255, False, 1e-7),
+            "low and high differ in shape or dtype; pass two of a kind",
+        ),
+        (
+            "record_histogram",
+            (torch.ones(2), torch.zeros(8), torch.empty(0), torch.empty(0), 1.0, 0, 0),
+            "a histogram is a float64 vector without gaps; pass an observer's own",
+        ),
+        (
+            "least_error_range",
+            (torch.zeros(8).double(), 1.0, 0, torch.zeros(1), torch.tensor([math.inf]), 0, 255, False, 1e-7),
+            "the recorded range is 0 to inf; look for NaN and infinity",
+        ),
+    ],
+)
+def test_ops_refuse_what_they_cannot_read(op, arguments, words):
+    """Test that the compiled ops name what is wrong, rather than to read it as something else."""
+    with pytest.raises(RuntimeError, match=words):
+        getattr(torch.ops.jitquant, op)(*arguments)
+
+
 def test_an_axis_the_weight_lacks_is_refused():
     """Test that the error names the axis and the tensor's axes."""
     with pytest.raises(RuntimeError, match=r"ch_axis=2.* has 2 axes; pass the axis"):
@@ -362,189 +379,6 @@ def test_fixed_qparams_do_not_depend_on_the_data():
     for scale, zero_point in (before, observer.calculate_qparams()):
         assert (scale.tolist(), zero_point.tolist()) == ([2 / 256], [128])
     assert (observer.min_val.item(), observer.max_val.item()) == (-50.0, 70.0)
-
-
-# The histogram
-
-
-def counts_by_edge(observer):
-    counts = {}
-    for i in observer.histogram.nonzero().flatten().tolist():
-        # Of a value millions of times smaller than a bin, float32 cannot tell on which side of 0 it lies.
-        edge = (observer.first_bin + i) * observer.bin_width if observer.first_bin + i != -1 else 0.0
-        counts[edge] = counts.get(edge, 0) + observer.histogram[i].item()
-    return counts
-
-
-def test_histogram_counts_are_those_of_numpy():
-    """Test that each bin holds as many values as numpy counts between its edges, exact zeros left out."""
-    x = torch.randint(-3000, 5000, (5000,), generator=torch.Generator().manual_seed(0)).float() / 512
-    observer = watched(torch.jit.script(HistogramObserver(bins=100)), *x.split(1234))
-    edges = (observer.first_bin + np.arange(observer.histogram.numel() + 1)) * observer.bin_width
-    expected, _ = np.histogram(x[x != 0].numpy(), edges)
-    assert np.array_equal(observer.histogram.numpy(), expected)
-    assert (expected > 0).sum() >= 100
-    assert (x == 0).any()
-
-
-@pytest.mark.parametrize("growth", [3.0, 1e6, 1e30])
-def test_counts_are_kept_when_the_range_grows(growth):
-    """Test that growing ranges end in the same histogram as the same batches from widest to narrowest."""
-    small = torch.randint(-900, 1000, (3000,), generator=torch.Generator().manual_seed(2)).float() / 64
-    batches = [small, small[:700] * -growth, small[:50].abs() * growth * growth if growth < 1e19 else small]
-    forward, backward = (torch.jit.script(HistogramObserver(bins=64)) for _ in range(2))
-    watched(forward, *batches)
-    watched(backward, *sorted(batches, key=lambda batch: -batch.abs().max().item()))
-    assert counts_by_edge(forward) == counts_by_edge(backward)
-    assert forward.histogram.sum().item() == sum(batch.count_nonzero().item() for batch in batches)
-    assert forward.histogram.shape == HistogramObserver(bins=64).histogram.shape
-
-
-def test_counts_stay_exact_beyond_float32():
-    """Test that more values than float32 can count by ones are all counted."""
-    observer = watched(HistogramObserver(), torch.ones(2**24 + 5))
-    assert observer.histogram.sum().item() == 2**24 + 5
-
-
-@pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-10, 1.0, 1e20, 3e38])
-def test_any_size_of_values_is_taken(size):
-    """Test that values near the ends of what float32 holds are counted, and the range covers them."""
-    x = torch.linspace(-1, 1, 1001) * size
-    observer = watched(torch.jit.script(HistogramObserver()), x)
-    assert observer.histogram.sum().item() == x.count_nonzero().item()
-    scale, zero_point = (value.item() for value in observer.calculate_qparams())
-    assert (255 - zero_point) * scale >= 0.99 * size
-    assert -zero_point * scale <= -0.99 * size or scale == pytest.approx(2**-23)
-
-
-@pytest.mark.parametrize("value", [3.0, -0.7, 0.0, 1e-3, 12345.678])
-def test_a_constant_is_restored(value):
-    """Test that a tensor of one value is quantized without error."""
-    observer = watched(
-        torch.jit.script(HistogramObserver()), torch.full((3, 7), value), torch.full((9,), value)
-    )
-    scale, zero_point = (result.item() for result in observer.calculate_qparams())
-    restored = quantized_in_numpy(torch.tensor([value]), scale, zero_point)
-    assert restored == pytest.approx([value], rel=1e-6, abs=1e-9)
-
-
-@pytest.mark.parametrize("name", ["normal", "laplace", "lognormal", "minus lognormal"])
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_histogram_beats_minmax_on_tails(name, symmetric):
-    """Test that with long tails the error is well below that of the extremes, and at most that of torch."""
-    arguments = {"dtype": torch.qint8, "qscheme": torch.per_tensor_symmetric} if symmetric else {}
-    x = samples(name)
-    own = mean_squared_error(x, watched(HistogramObserver(**arguments), *x.split(10_000)))
-    assert own < 0.97 * mean_squared_error(x, watched(MinMaxObserver(**arguments), x))
-    peer = watched(ao.HistogramObserver(**arguments), *x.split(10_000))
-    assert own < 1.01 * mean_squared_error(x, peer)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "uniform",
-        "uniform around 0",
-        "relu6",
-        "relu6, mostly at its ends",
-        "hardtanh",
-        "sigmoid",
-        "whole numbers",
-        "an outlier",
-    ],
-)
-@pytest.mark.parametrize("reduce_range", [False, True])
-def test_histogram_is_no_worse_than_minmax_without_tails(name, reduce_range):
-    """Test that where nothing is gained by clipping, nothing is lost either."""
-    x = samples(name)
-    own = watched(HistogramObserver(reduce_range=reduce_range), *x.split(10_000))
-    extremes = watched(MinMaxObserver(reduce_range=reduce_range), x)
-    assert mean_squared_error(x, own) <= 1.001 * mean_squared_error(x, extremes)
-
-
-@pytest.mark.parametrize("name", ["normal", "lognormal", "gelu", "relu"])
-def test_histogram_is_near_the_best_range_there_is(name):
-    """Test that no range of a brute-force search, judged by quantizing, is better by more than 2 %."""
-    x = samples(name, 10_000)
-    low, high = min(x.min().item(), 0.0), max(x.max().item(), 0.0)
-    best = math.inf
-    for end in np.linspace(0.2, 1, 30) * high:
-        for start in np.linspace(0.2, 1, 20) if low < 0 else [1.0]:
-            scale, zero_point = qparams_in_numpy(start * low, end, 0, 255, symmetric=False)
-            best = min(best, np.mean((quantized_in_numpy(x, scale, zero_point) - x.numpy()) ** 2))
-    assert mean_squared_error(x, watched(HistogramObserver(), x)) <= 1.02 * best
-
-
-@pytest.mark.parametrize(("scale", "zero_point"), [(0.01, 100), (0.05, 128), (0.5, 7), (5.0, 0)])
-def test_expected_error_is_the_error_of_really_quantizing(scale, zero_point):
-    """Test that the error expected of fine bins is the one measured."""
-    x = samples("normal").sort().values
-    measured = np.sum((quantized_in_numpy(x, scale, zero_point) - x.numpy()) ** 2)
-    expected = expected_error(
-        x.double(),
-        torch.ones(x.numel(), dtype=torch.double),
-        torch.tensor([scale]),
-        torch.tensor([zero_point]),
-        0,
-        255,
-    )
-    assert expected.item() == pytest.approx(measured, rel=0.03)
-
-
-@pytest.mark.parametrize("name", ["relu", "lognormal", "relu6", "sigmoid"])
-def test_zero_is_the_exact_lower_end_of_one_sided_data(name):
-    """Test that data without negative values spends no integer on them, however its upper end is clipped."""
-    zero_point = watched(HistogramObserver(), samples(name)).calculate_qparams()[1]
-    assert zero_point.item() == 0
-    mirrored = watched(HistogramObserver(), -samples(name)).calculate_qparams()[1]
-    assert mirrored.item() == 255
-
-
-@pytest.mark.parametrize("reduce_range", [False, True])
-@pytest.mark.parametrize("share_at_the_end", [0.01, 0.5, 0.95])
-@pytest.mark.parametrize("end", [6.0, 5.9, -6.0])
-def test_a_peak_at_the_end_is_not_clipped(share_at_the_end, reduce_range, end):
-    """Test that relu6's 6 stays the largest value when a part of the values sits there."""
-    x = (samples("uniform") / (1 - share_at_the_end)).clamp(max=1) * end
-    observer = watched(HistogramObserver(reduce_range=reduce_range), x)
-    assert observer.calculate_qparams()[0].item() == pytest.approx(abs(end) / observer.quant_max, rel=1e-6)
-
-
-def test_exact_zeros_do_not_sway_the_range():
-    """Test that values which cost nothing change nothing, however many they are."""
-    x = samples("lognormal")
-    with_zeros = torch.cat([x, torch.zeros(20 * x.numel())])
-    own = watched(HistogramObserver(), with_zeros).calculate_qparams()
-    assert all(map(torch.equal, own, watched(HistogramObserver(), x).calculate_qparams()))
-
-
-@pytest.mark.parametrize("bins", [2, 100, 5001, 77_777])
-def test_exact_zeros_are_left_out_of_their_own_bin(bins):
-    """Test that no bin ends below zero or with a zero in it, whatever the number of bins and their place."""
-    for low, high in [(-1.0, 1.7), (-0.003, 1.7), (0.0, 1.7), (-1.7, 0.0), (-2036.5, 100_000.0)]:
-        x = torch.cat([torch.tensor([low, high]), torch.zeros(1000)])
-        observer = watched(HistogramObserver(bins=bins), x)
-        assert observer.histogram.min().item() == 0
-        assert observer.histogram.sum().item() == x.count_nonzero().item()
-
-
-@pytest.mark.parametrize("factor", [2.0**-12, 2.0**20])
-def test_scaled_data_has_scaled_qparams(factor):
-    """Test that small and large data are split as finely as others."""
-    x = samples("laplace")
-    scale, zero_point = watched(HistogramObserver(), x).calculate_qparams()
-    other_scale, other_zero_point = watched(HistogramObserver(), x * factor).calculate_qparams()
-    assert other_scale.item() == scale.item() * factor
-    assert torch.equal(zero_point, other_zero_point)
-
-
-def test_strided_values_are_counted():
-    """Test that channels-last, sliced and expanded tensors give what their contiguous copies give."""
-    x = torch.randn(2, 3, 8, 8)
-    for view in (x.to(memory_format=torch.channels_last), x[:, :, ::2], x[:1, :1].expand(4, 5, 8, 8)):
-        own = watched(HistogramObserver(), view)
-        assert torch.equal(own.histogram, watched(HistogramObserver(), view.contiguous()).histogram)
-        assert own.histogram.sum().item() == view.numel()
 
 
 # Making observers
@@ -645,6 +479,14 @@ def test_a_factory_reads_well():
             ValueError,
             "averaging_constant=1.5: not within",
         ),
+        (
+            PercentileObserver,
+            {"percentile": 0.9999},
+            ValueError,
+            r"percentile=0.9999: not within 50\.\.100; pass a float above 50",
+        ),
+        (PercentileObserver, {"percentile": 100.1}, ValueError, "percentile=100.1: not within 50"),
+        (PercentileObserver, {"percentile": "all"}, TypeError, "percentile='all' is a str; pass a float"),
         (FixedQParamsObserver, {"scale": 0.1}, TypeError, "'zero_point'"),
         (FixedQParamsObserver, {"scale": math.inf, "zero_point": 0}, ValueError, "scale=inf"),
         (FixedQParamsObserver, {"scale": 0.1, "zero_point": 256}, ValueError, "zero_point=256: not within"),

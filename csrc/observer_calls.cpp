@@ -1,4 +1,4 @@
-#include "csrc/observers.h"
+#include "csrc/observer_calls.h"
 
 #include <algorithm>
 #include <cctype>
