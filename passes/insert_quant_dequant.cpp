@@ -56,12 +56,16 @@ std::vector<Observed> find_observed(const Context& context) {
   return found;
 }
 
-// The op a user knows: the one that gave the observed value, or where that is an input the one that takes it.
+// The op a user knows: the one that gave the observed value, or where that is an input one that takes it.
 const Node* op_of(const Observed& observed) {
   const Node* producer = observed.call->input(1)->node();
-  const bool is_op = producer->kind() != c10::prim::Param && producer->kind() != c10::prim::GetAttr;
-  return is_op || observed.call->output()->uses().empty() ? producer
-                                                          : observed.call->output()->uses()[0].user;
+  if (producer->kind() != c10::prim::Param && producer->kind() != c10::prim::GetAttr) {
+    return producer;
+  }
+  const auto& uses = observed.call->output()->uses();
+  auto known =
+      std::find_if(uses.begin(), uses.end(), [](const auto& use) { return find_row(use.user) != nullptr; });
+  return known == uses.end() ? producer : known->user;
 }
 
 // Observers see nothing of a model of doubles or halves.

@@ -293,7 +293,7 @@ def test_a_message_is_the_line_that_says_something() -> None:
 
 def test_scaling_has_the_time_of_each_pass() -> None:
     measured = measure_scaling(6, "quantized")
-    assert set(measured.passes) == set(PREPARE_PASSES + CONVERT_PASSES)
+    assert set(measured.passes) == set(PREPARE_PASSES + CONVERT_PASSES) - {"observe_products"}  # of accurate
     text = scaling_report([measured])
     assert "fold_prepack" in text
     assert "around the passes" in text
