@@ -105,7 +105,7 @@ std::optional<Recorded> read_recorded(const Context& context, Node* op, const at
   const at::Tensor scale = per_channel ? integers.q_per_channel_scales().to(at::kDouble)
                                        : at::full({weight->size(0)}, integers.q_scale(), at::kDouble);
   auto rows = [&](const at::Tensor& tensor) {
-    return tensor.to(at::kDouble).reshape({*groups, weight->size(0) / *groups, -1});
+    return tensor.reshape({*groups, weight->size(0) / *groups, -1});
   };
   return Recorded{op, quantize, rows(*weight), rows(integers.dequantize()), rows(scale), sums};
 }
@@ -133,28 +133,6 @@ std::optional<int64_t> groups_of(const Node* op) {
   return groups ? std::optional(groups->toInt()) : std::nullopt;
 }
 
-std::vector<Recorded> find_recorded(Context& context, const char* name) {
-  std::vector<Recorded> found;
-  for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](Node* node) {
-      Node* op = is_op(node, name) ? recorded_op(node) : nullptr;
-      if (op == nullptr) {
-        return;
-      }
-      const at::Tensor sums = context.module.attr(name_of_sums(node)).toTensor().to(at::kDouble);
-      // The last number counts what was seen.
-      if (!at::isfinite(sums).all().item<bool>() || !sums.flatten()[-1].is_nonzero()) {
-        return;
-      }
-      auto recorded = read_recorded(context, op, sums);
-      if (recorded) {
-        found.push_back(std::move(*recorded));
-      }
-    });
-  }
-  return found;
-}
-
 void add_to_bias(Context& context, const Recorded& recorded, const at::Tensor& more) {
   Value* value = recorded.op->namedInput("bias");
   auto bias = context.static_tensor(value);
@@ -166,20 +144,34 @@ void add_to_bias(Context& context, const Recorded& recorded, const at::Tensor& m
             context.new_attribute(recorded.op, "_bias_", sum.to(at::kFloat), c10::TensorType::get()));
 }
 
-void remove_records(Context& context, const char* name) {
+int64_t visit_recorded(Context& context, const char* name,
+                       const std::function<void(const Recorded&)>& visit) {
+  at::NoGradGuard no_grad;
+  int64_t count = 0;
+  std::vector<std::string> names;
   for (const auto& graph : context.graphs()) {
-    std::vector<std::string> names;
     for_each_node(graph->block(), [&](Node* node) {
-      if (is_op(node, name)) {
-        names.push_back(name_of_sums(node));
-        node->destroy();
+      if (!is_op(node, name)) {
+        return;
       }
+      names.push_back(name_of_sums(node));
+      Node* op = recorded_op(node);
+      const at::Tensor sums = context.module.attr(names.back()).toTensor().to(at::kDouble);
+      // The last number counts what was seen.
+      const bool saw_data = at::isfinite(sums).all().item<bool>() && sums.flatten()[-1].is_nonzero();
+      auto recorded = op != nullptr && saw_data ? read_recorded(context, op, sums) : std::nullopt;
+      if (recorded) {
+        visit(*recorded);
+        ++count;
+      }
+      node->destroy();
     });
     eliminate_dead_code(graph);
-    for (const auto& attribute : names) {
-      context.remove_attribute(attribute);
-    }
   }
+  for (const auto& attribute : names) {
+    context.remove_attribute(attribute);
+  }
+  return count;
 }
 
 }  // namespace jitquant

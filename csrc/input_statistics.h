@@ -6,8 +6,8 @@
 //   products:  the sums of patch * patch' with a one behind each patch, [groups, K + 1, K + 1].
 #pragma once
 
+#include <functional>
 #include <optional>
-#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -23,10 +23,10 @@ constexpr const char* kRecordProducts = "jitquant::record_products";
 struct Recorded {
   torch::jit::Node* op;
   torch::jit::Node* quantize;  // of its weight
-  at::Tensor weight;           // what that quantizes, as [groups, outputs of a group, K], in double
+  at::Tensor weight;           // what that quantizes, as [groups, outputs of a group, K]
   at::Tensor rounded;          // the same after quantizing
-  at::Tensor scale;            // of each row, [groups, outputs of a group, 1]
-  at::Tensor sums;
+  at::Tensor scale;            // of each row, [groups, outputs of a group, 1], double
+  at::Tensor sums;             // double
 };
 
 // Whether inputs of the op can be recorded: it is a convolution (not transposed) or a linear, and its weight
@@ -36,13 +36,11 @@ bool has_observed_weight(const torch::jit::Node* op);
 // The groups of a convolution; 1 of a linear. Nothing where that is not constant.
 std::optional<int64_t> groups_of(const torch::jit::Node* op);
 
-// The ops behind nodes of that name that saw data, once their weights are quantized.
-std::vector<Recorded> find_recorded(Context& context, const char* name);
+// Calls `visit` for each op behind a node of that name that saw data, once its weight is quantized, and takes
+// the nodes away with what they recorded. Returns how many ops there were. One weight is copied at a time.
+int64_t visit_recorded(Context& context, const char* name, const std::function<void(const Recorded&)>& visit);
 
 // Adds to the bias of an op; `more` is [groups, outputs of a group].
 void add_to_bias(Context& context, const Recorded& recorded, const at::Tensor& more);
-
-// Takes the nodes of that name away, and what they recorded.
-void remove_records(Context& context, const char* name);
 
 }  // namespace jitquant

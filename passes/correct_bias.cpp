@@ -18,21 +18,22 @@
 
 namespace jitquant {
 
+namespace {
+
+void correct(Context& context, const Recorded& recorded) {
+  const int64_t channels = recorded.sums.size(0) - 1;
+  const at::Tensor means = recorded.sums.slice(0, 0, channels) / recorded.sums[channels];
+  const int64_t groups = recorded.weight.size(0);
+  const int64_t each = channels / groups;  // and of each channel all taps of the window
+  const at::Tensor error =
+      (recorded.weight - recorded.rounded).reshape({groups, recorded.weight.size(1), each, -1}).sum(3);
+  add_to_bias(context, recorded, at::bmm(error, means.reshape({groups, each, 1}).to(at::kFloat)));
+}
+
+}  // namespace
+
 int64_t CorrectBias(Context& context) {
-  at::NoGradGuard no_grad;
-  int64_t count = 0;
-  for (const Recorded& recorded : find_recorded(context, kRecordMeans)) {
-    const int64_t channels = recorded.sums.size(0) - 1;
-    const at::Tensor means = recorded.sums.slice(0, 0, channels) / recorded.sums[channels];
-    const int64_t groups = recorded.weight.size(0);
-    const int64_t each = channels / groups;  // and of each channel all taps of the window
-    const at::Tensor error =
-        (recorded.weight - recorded.rounded).reshape({groups, recorded.weight.size(1), each, -1}).sum(3);
-    add_to_bias(context, recorded, at::bmm(error, means.reshape({groups, each, 1})));
-    ++count;
-  }
-  remove_records(context, kRecordMeans);
-  return count;
+  return visit_recorded(context, kRecordMeans, [&](const Recorded& recorded) { correct(context, recorded); });
 }
 
 JITQUANT_PASS(CorrectBias, "correct_bias", "The bias takes back what rounding the weight shifts.");

@@ -49,7 +49,7 @@ at::Tensor rounded(const Recorded& recorded, const at::Tensor& covariance) {
   damped = damped.gather(1, order.unsqueeze(2).expand_as(damped)).gather(2, columns.expand({-1, depth, -1}));
   // The rows of the factor of the inverse say how the inputs that are left make up for an error.
   const at::Tensor factor = at::linalg_cholesky(at::linalg_inv(damped)).transpose(1, 2).contiguous();
-  at::Tensor left = recorded.weight.gather(2, columns.expand_as(recorded.weight));
+  at::Tensor left = recorded.weight.to(at::kDouble).gather(2, columns.expand_as(recorded.weight));
   at::Tensor integers = at::empty_like(left);
   const at::Tensor scale = recorded.scale.squeeze(2);
   // Of weights with fewer bits, no integer gets larger than the largest one.
@@ -65,23 +65,22 @@ at::Tensor rounded(const Recorded& recorded, const at::Tensor& covariance) {
   return at::empty_like(integers).scatter_(2, columns.expand_as(integers), integers);
 }
 
+void round_weight(Context& context, const Recorded& recorded) {
+  const Moments moments = moments_of(recorded.sums);
+  const at::Tensor weight = recorded.weight.to(at::kDouble);
+  const at::Tensor nearer = rounded(recorded, moments.covariance) * recorded.scale;
+  const auto shape = context.static_tensor(recorded.quantize->input(0))->sizes().vec();
+  recorded.quantize->replaceInput(
+      0, context.new_attribute(recorded.quantize, "_weight_", nearer.reshape(shape).to(at::kFloat),
+                               c10::TensorType::get()));
+  add_to_bias(context, recorded, at::bmm(weight - nearer, moments.mean.unsqueeze(2)));
+}
+
 }  // namespace
 
 int64_t RoundWeights(Context& context) {
-  at::NoGradGuard no_grad;
-  int64_t count = 0;
-  for (const Recorded& recorded : find_recorded(context, kRecordProducts)) {
-    const Moments moments = moments_of(recorded.sums);
-    const at::Tensor weight = rounded(recorded, moments.covariance) * recorded.scale;
-    const auto shape = context.static_tensor(recorded.quantize->input(0))->sizes().vec();
-    recorded.quantize->replaceInput(
-        0, context.new_attribute(recorded.quantize, "_weight_", weight.reshape(shape).to(at::kFloat),
-                                 c10::TensorType::get()));
-    add_to_bias(context, recorded, at::bmm(recorded.weight - weight, moments.mean.unsqueeze(2)));
-    ++count;
-  }
-  remove_records(context, kRecordProducts);
-  return count;
+  return visit_recorded(context, kRecordProducts,
+                        [&](const Recorded& recorded) { round_weight(context, recorded); });
 }
 
 JITQUANT_PASS(RoundWeights, "round_weights", "Weights are rounded as calibration data asks for.");
