@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "csrc/evaluate.h"
 #include "csrc/graph_edit.h"
 #include "csrc/observer_calls.h"
 #include "csrc/op_table.h"
@@ -89,25 +88,25 @@ Node* recorded_op(Node* record) {
 const std::string& name_of_sums(const Node* record) { return record->input(1)->node()->s(c10::attr::name); }
 
 std::optional<Recorded> read_recorded(const Context& context, Node* op, const at::Tensor& sums) {
-  Node* dequantize = op->namedInput(*find_row(op)->weight)->node();
-  Node* quantize = dequantize->input()->node();
+  Node* quantize = op->namedInput(*find_row(op)->weight)->node()->input()->node();
   auto weight = context.static_tensor(quantize->input(0));
-  auto quantized = evaluate(context, quantize->output());
+  auto scale = context.static_value(quantize->input(1));
+  auto zero_point = context.static_value(quantize->input(2));
   auto groups = groups_of(op);
-  if (!weight || !quantized || !groups) {
+  if (!weight || !scale || !zero_point || !groups) {
     return std::nullopt;
   }
-  const at::Tensor integers = quantized->toTensor();
-  const bool per_channel = integers.qscheme() == at::kPerChannelAffine;
-  if (per_channel && integers.q_per_channel_axis() != 0) {
-    return std::nullopt;
+  const int64_t channels = weight->size(0);
+  const bool per_channel = scale->isTensor();
+  const at::Tensor scales =
+      per_channel ? scale->toTensor().to(at::kFloat) : at::full({channels}, scale->toDouble(), at::kFloat);
+  const at::Tensor zeros =
+      per_channel ? zero_point->toTensor().to(at::kInt) : at::full({channels}, zero_point->toInt(), at::kInt);
+  if (scales.numel() != channels || zeros.any().item<bool>()) {
+    return std::nullopt;  // along another axis, or not symmetric
   }
-  const at::Tensor scale = per_channel ? integers.q_per_channel_scales().to(at::kDouble)
-                                       : at::full({weight->size(0)}, integers.q_scale(), at::kDouble);
-  auto rows = [&](const at::Tensor& tensor) {
-    return tensor.reshape({*groups, weight->size(0) / *groups, -1});
-  };
-  return Recorded{op, quantize, rows(*weight), rows(integers.dequantize()), rows(scale), sums};
+  auto rows = [&](const at::Tensor& tensor) { return tensor.reshape({*groups, channels / *groups, -1}); };
+  return Recorded{op, quantize, rows(weight->contiguous()), rows(scales), sums};
 }
 
 TORCH_LIBRARY_FRAGMENT(jitquant, library) {

@@ -24,8 +24,7 @@ struct Recorded {
   torch::jit::Node* op;
   torch::jit::Node* quantize;  // of its weight
   at::Tensor weight;           // what that quantizes, as [groups, outputs of a group, K]
-  at::Tensor rounded;          // the same after quantizing
-  at::Tensor scale;            // of each row, [groups, outputs of a group, 1], double
+  at::Tensor scale;            // of each row, [groups, outputs of a group, 1]
   at::Tensor sums;             // double
 };
 
@@ -37,7 +36,7 @@ bool has_observed_weight(const torch::jit::Node* op);
 std::optional<int64_t> groups_of(const torch::jit::Node* op);
 
 // Calls `visit` for each op behind a node of that name that saw data, once its weight is quantized, and takes
-// the nodes away with what they recorded. Returns how many ops there were. One weight is copied at a time.
+// the nodes away with what they recorded. Returns how many ops there were.
 int64_t visit_recorded(Context& context, const char* name, const std::function<void(const Recorded&)>& visit);
 
 // Adds to the bias of an op; `more` is [groups, outputs of a group].

@@ -51,9 +51,9 @@ at::Tensor rounded(const Recorded& recorded, const at::Tensor& covariance) {
   const at::Tensor factor = at::linalg_cholesky(at::linalg_inv(damped)).transpose(1, 2).contiguous();
   at::Tensor left = recorded.weight.to(at::kDouble).gather(2, columns.expand_as(recorded.weight));
   at::Tensor integers = at::empty_like(left);
-  const at::Tensor scale = recorded.scale.squeeze(2);
+  const at::Tensor scale = recorded.scale.squeeze(2).to(at::kDouble);
   // Of weights with fewer bits, no integer gets larger than the largest one.
-  const at::Tensor most = (recorded.rounded.abs().amax(2) / scale).round();
+  const at::Tensor most = (recorded.weight.abs().amax(2) / scale).round().clamp_max(127);
   for (int64_t i = 0; i < depth; ++i) {
     const at::Tensor column = left.select(2, i);
     const at::Tensor integer = (column / scale).round().clamp(-most, most);
@@ -68,7 +68,7 @@ at::Tensor rounded(const Recorded& recorded, const at::Tensor& covariance) {
 void round_weight(Context& context, const Recorded& recorded) {
   const Moments moments = moments_of(recorded.sums);
   const at::Tensor weight = recorded.weight.to(at::kDouble);
-  const at::Tensor nearer = rounded(recorded, moments.covariance) * recorded.scale;
+  const at::Tensor nearer = rounded(recorded, moments.covariance) * recorded.scale.to(at::kDouble);
   const auto shape = context.static_tensor(recorded.quantize->input(0))->sizes().vec();
   recorded.quantize->replaceInput(
       0, context.new_attribute(recorded.quantize, "_weight_", nearer.reshape(shape).to(at::kFloat),
