@@ -444,7 +444,9 @@ class Rounding(Network):
             self.ranges[name] = low, high
             return x
         low, high = self.ranges[name]
-        wider = self.widened ** (1 + zlib.crc32(name.encode()) % 5)  # no two on the same grid by chance
+        if low == high:
+            return x  # of errors that cancel, no range could be known
+        wider = self.widened ** (1 + 4 * zlib.crc32(name.encode()) / 2**32)  # no two are on the same grid
         scale = max(wider * (high - low) / 255, 1e-12)
         zero_point = min(255, max(0, round(-low / scale)))
         return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 255)
