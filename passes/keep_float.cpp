@@ -62,9 +62,11 @@ void replace_by_float(Value* integers, Value* number) {
   }
 }
 
+// Whether a clamp behind the op is done by the saturation of its integers.
+bool saturates(const Node* node) { return node->hasAttribute(c10::Symbol::fromQualString(kSaturates)); }
+
 bool can_give_float(const Node* node) {
-  return is_op(node, {"onednn::qlinear_pointwise", "onednn::qconv_pointwise"}) &&
-         !node->hasAttribute(c10::Symbol::fromQualString(kSaturates));
+  return is_op(node, {"onednn::qlinear_pointwise", "onednn::qconv_pointwise"}) && !saturates(node);
 }
 
 // `made` gives the integers of an onednn op a scale.
@@ -89,7 +91,7 @@ bool is_float_beforehand(const Value* integers, const Node* add) {
 }
 
 bool add_floats(Node* add) {
-  if (!is_only_dequantized(add->output()) || !is_float_beforehand(add->input(0), add) ||
+  if (saturates(add) || !is_only_dequantized(add->output()) || !is_float_beforehand(add->input(0), add) ||
       !is_float_beforehand(add->input(1), add)) {
     return false;
   }
@@ -122,7 +124,7 @@ int64_t KeepFloat(Context& context) {
       }
     });
     for_each_node(graph->block(), [](Node* node) {
-      if (node->hasAttribute(c10::Symbol::fromQualString(kSaturates))) {
+      if (saturates(node)) {
         node->removeAttribute(c10::Symbol::fromQualString(kSaturates));
       }
     });

@@ -162,3 +162,23 @@ def test_a_network_loses_less() -> None:
         assert sqnr(network(x), quantized(x)) > max(35, sqnr(network(x), debug(x)))
     finally:
         torch.backends.quantized.engine = engine
+
+
+@pytest.mark.parametrize("clamp", [nn.ReLU6(), nn.Hardtanh(-0.5, 0.5)])
+def test_a_sum_of_floats_keeps_the_clamp_that_saturation_does(clamp: nn.Module) -> None:
+    """Test that a sum behind which a clamp was left to saturation stays integer."""
+
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.clamp = clamp
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.conv(x), self.clamp(x + x)
+
+    network, x = Clamped().eval(), torch.randn(2, 3, 8, 8)
+    qconfig = {"": jitquant.QConfig(jitquant.MinMaxObserver, jitquant.PerChannelMinMaxObserver)}
+    quantized = jitquant.quantize_jit(torch.jit.trace(network, x), qconfig, lambda model: model(x), [])
+    with torch.no_grad():
+        assert (quantized(x)[1] - network(x)[1]).abs().max() < 0.1
