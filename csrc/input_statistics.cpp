@@ -87,6 +87,14 @@ Node* recorded_op(Node* record) {
 
 const std::string& name_of_sums(const Node* record) { return record->input(1)->node()->s(c10::attr::name); }
 
+std::optional<at::Tensor> observed_weight(const Context& context, const Node* op) {
+  const OpRow* row = find_row(op);
+  if (row == nullptr || !row->weight || row->weight_axis != 0 || !is_observed(op->namedInput(*row->weight))) {
+    return std::nullopt;
+  }
+  return context.static_tensor(op->namedInput(*row->weight)->node()->input(1));
+}
+
 std::optional<Recorded> read_recorded(const Context& context, Node* op, const at::Tensor& sums) {
   Node* quantize = op->namedInput(*find_row(op)->weight)->node()->input()->node();
   auto weight = context.static_tensor(quantize->input(0));
@@ -119,17 +127,25 @@ TORCH_LIBRARY_FRAGMENT(jitquant, library) {
 
 }  // namespace
 
-bool has_observed_weight(const Node* op) {
-  const OpRow* row = find_row(op);
-  return row != nullptr && row->weight && row->weight_axis == 0 && is_observed(op->namedInput(*row->weight));
-}
-
-std::optional<int64_t> groups_of(const Node* op) {
-  if (!op->schema().argumentIndexWithName("groups")) {
-    return 1;
+int64_t insert_records(Context& context, const char* name,
+                       const std::function<std::optional<Record>(Node*, const at::Tensor&)>& plan) {
+  int64_t count = 0;
+  for (const auto& graph : context.graphs()) {
+    for_each_node(graph->block(), [&](Node* op) {
+      auto weight = observed_weight(context, op);
+      auto record = weight ? plan(op, *weight) : std::nullopt;
+      if (!record) {
+        return;
+      }
+      Value* sums = context.new_attribute(op, "_statistics_", record->sums, c10::TensorType::get());
+      record->arguments.insert(record->arguments.begin(), {op->input(0), sums});
+      Node* node = graph->create(c10::Symbol::fromQualString(name), record->arguments, 0);
+      node->insertBefore(op);
+      node->copyMetadata(op);
+      ++count;
+    });
   }
-  auto groups = constant_of(op->namedInput("groups"));
-  return groups ? std::optional(groups->toInt()) : std::nullopt;
+  return count;
 }
 
 void add_to_bias(Context& context, const Recorded& recorded, const at::Tensor& more) {
@@ -167,8 +183,8 @@ int64_t visit_recorded(Context& context, const char* name,
     });
     eliminate_dead_code(graph);
   }
-  for (const auto& attribute : names) {
-    context.remove_attribute(attribute);
+  for (auto attribute = names.rbegin(); attribute != names.rend(); ++attribute) {
+    context.remove_attribute(*attribute);  // from the last to the first: each removal moves those behind it
   }
   return count;
 }

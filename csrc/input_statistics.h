@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -28,12 +29,17 @@ struct Recorded {
   at::Tensor sums;             // double
 };
 
-// Whether inputs of the op can be recorded: it is a convolution (not transposed) or a linear, and its weight
-// goes through an observer.
-bool has_observed_weight(const torch::jit::Node* op);
+// What is to be recorded of an op: the sums, all zero, and what the node takes besides its input and them.
+struct Record {
+  at::Tensor sums;
+  std::vector<torch::jit::Value*> arguments;
+};
 
-// The groups of a convolution; 1 of a linear. Nothing where that is not constant.
-std::optional<int64_t> groups_of(const torch::jit::Node* op);
+// Puts a node of that name in front of each convolution (not transposed) and linear whose weight goes through
+// an observer, where `plan` gives something for it and its weight. Returns how many nodes there are.
+int64_t insert_records(
+    Context& context, const char* name,
+    const std::function<std::optional<Record>(torch::jit::Node*, const at::Tensor&)>& plan);
 
 // Calls `visit` for each op behind a node of that name that saw data, once its weight is quantized, and takes
 // the nodes away with what they recorded. Returns how many ops there were.

@@ -259,6 +259,14 @@ std::vector<Value*> tensor_outputs(Node* node) {
   return {user->outputs().begin(), user->outputs().end()};
 }
 
+std::optional<int64_t> groups_of(const Node* op) {
+  if (!op->schema().argumentIndexWithName("groups")) {
+    return 1;
+  }
+  auto groups = constant_of(op->namedInput("groups"));
+  return groups ? std::optional(groups->toInt()) : std::nullopt;
+}
+
 bool casts(const Node* node) {
   return node->schema().argumentIndexWithName("dtype") && !node->namedInput("dtype")->mustBeNone();
 }

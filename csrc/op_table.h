@@ -58,6 +58,9 @@ std::vector<ActivationSlot> activation_slots(torch::jit::Node* node, const OpRow
 // is taken apart into. Empty where the list goes elsewhere.
 std::vector<torch::jit::Value*> tensor_outputs(torch::jit::Node* node);
 
+// The groups of a convolution; 1 of an op that has none. Nothing where they are not constant.
+std::optional<int64_t> groups_of(const torch::jit::Node* op);
+
 // Whether the op is told to give another dtype than it takes, as mean(dtype=...) is: then it stays float.
 bool casts(const torch::jit::Node* node);
 

@@ -61,10 +61,6 @@ std::optional<BatchNorm> read_batch_norm(const Context& context, const Node* nod
   return norm;
 }
 
-int64_t groups_of(const Node* op) {
-  return op->schema().argumentIndexWithName("groups") ? constant_of(op->namedInput("groups"))->toInt() : 1;
-}
-
 // The weight with each output channel scaled. Along axis 1, as in a transposed convolution, a group's outputs
 // repeat for each group of inputs.
 at::Tensor scale_channels(const at::Tensor& weight, const at::Tensor& scale, int64_t axis, int64_t groups) {
@@ -128,16 +124,16 @@ bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
   auto weight = context.static_tensor(weight_value);
   auto bias = context.static_tensor(bias_value);
   auto norm = read_batch_norm(context, norm_node);
-  if (!weight || !norm || (!bias && !bias_value->mustBeNone())) {
+  auto groups = groups_of(op);
+  if (!weight || !norm || !groups || (!bias && !bias_value->mustBeNone())) {
     return false;
   }
-  const int64_t groups = groups_of(op);
-  const int64_t channels = weight->size(row->weight_axis) * (row->weight_axis == 0 ? 1 : groups);
+  const int64_t channels = weight->size(row->weight_axis) * (row->weight_axis == 0 ? 1 : *groups);
   if (channels != norm->scale.size(0)) {
     return false;
   }
   const bool shared = is_shared(uses, weight_value) || is_shared(uses, bias_value);
-  const at::Tensor folded_weight = scale_channels(*weight, norm->scale, row->weight_axis, groups);
+  const at::Tensor folded_weight = scale_channels(*weight, norm->scale, row->weight_axis, *groups);
   at::Tensor folded_bias = norm->shift;
   if (bias) {
     folded_bias = folded_bias + bias->to(at::kDouble) * norm->scale;

@@ -10,7 +10,6 @@
 // TorchScript object that keeps it and packs it anew when the file is loaded. Left alone: packing whose
 // inputs are not the same in every call.
 
-#include "csrc/evaluate.h"
 #include "csrc/graph_edit.h"
 #include "csrc/packed_weight.h"
 #include "csrc/pass.h"
@@ -25,6 +24,37 @@ using torch::jit::Node;
 using torch::jit::Value;
 
 constexpr const char* kPrefix = "_jit_pass_packed_weight_";
+
+std::optional<torch::jit::Stack> evaluate_inputs(const Context& context, const Node* node);
+
+// What a value is in every call: it is known, or follows by ATen's ops from what is known.
+std::optional<c10::IValue> evaluate(const Context& context, const Value* value) {
+  if (auto known = context.static_value(value)) {
+    return known;
+  }
+  const Node* node = value->node();
+  const bool computes =
+      (node->kind().is_aten() && !node->schema().is_mutable()) || node->kind() == c10::prim::ListConstruct;
+  const bool same_again = computes && node->outputs().size() == 1 && !node->isNondeterministic();
+  auto stack = same_again ? evaluate_inputs(context, node) : std::nullopt;
+  if (!stack) {
+    return std::nullopt;
+  }
+  node->getOperation()(*stack);
+  return stack->back();
+}
+
+std::optional<torch::jit::Stack> evaluate_inputs(const Context& context, const Node* node) {
+  torch::jit::Stack stack;
+  for (const Value* input : node->inputs()) {
+    auto value = evaluate(context, input);
+    if (!value) {
+      return std::nullopt;
+    }
+    stack.push_back(*value);
+  }
+  return stack;
+}
 
 std::vector<c10::Symbol> prepack_kinds(const Target& target) {
   std::vector<c10::Symbol> symbols;

@@ -85,28 +85,43 @@ class Inserter {
 
  private:
   Fate decide(Node* node) {
-    if (auto reason = why_always_float(context_.target(), node)) {
+    if (auto reason = why_float(node)) {
       return {"", *reason};
     }
     const OpRow* row = find_row(node);
-    const auto outputs = tensor_outputs(node);
-    const auto slots = activation_slots(node, *row);
-    if (outputs.empty() || slots.empty()) {
-      return {"", "a list that it takes or gives is used elsewhere"};
-    }
-    if (is_changed_in_place(slots, outputs)) {
-      return {"", "what it takes or gives is changed in place"};
-    }
     auto observers = observers_.find(node);
     if (observers == observers_.end()) {
-      fence(node, outputs);
+      fence(node, tensor_outputs(node));
       return {"", "its qconfig is None"};
     }
     if (absorbed_.count(node) != 0) {
       return {"part of the op before it", ""};
     }
-    return row->output == Output::SameAsInput ? pass_on(slots, outputs)
-                                              : observe_op(node, *row, slots, *observers->second);
+    return row->output == Output::SameAsInput ? pass_on(node, *row)
+                                              : observe_op(node, *row, *observers->second);
+  }
+
+  // Why an op with a row stays float whatever came before it, or nothing.
+  std::optional<std::string> why_float(Node* node) const {
+    if (auto reason = why_always_float(context_.target(), node)) {
+      return reason;
+    }
+    const OpRow* row = find_row(node);
+    const auto outputs = tensor_outputs(node);
+    const auto slots = activation_slots(node, *row);
+    if (outputs.empty() || slots.empty()) {
+      return "a list that it takes or gives is used elsewhere";
+    }
+    if (is_changed_in_place(slots, outputs)) {
+      return "what it takes or gives is changed in place";
+    }
+    if (row->weight && observers_.count(node) != 0) {
+      auto weight = context_.static_tensor(node->namedInput(*row->weight));
+      if (!weight || weight->scalar_type() != at::kFloat) {
+        return "its weight is not a float32 constant or attribute of the model";
+      }
+    }
+    return std::nullopt;
   }
 
   void fence(Node* node, const std::vector<Value*>& outputs) {
@@ -129,24 +144,43 @@ class Inserter {
                        [&](const auto& slot) { return integer_.count(slot.value()) != 0; });
   }
 
-  Fate pass_on(const std::vector<ActivationSlot>& slots, const std::vector<Value*>& outputs) {
+  Fate pass_on(Node* node, const OpRow& row) {
+    const auto slots = activation_slots(node, row);
+    for (const auto& slot : slots) {
+      observe_input_for_others(slot.value());
+    }
     if (!are_integer(slots)) {
       return {"", "its input is float"};
     }
-    integer_.insert(outputs.begin(), outputs.end());
+    for (Value* output : tensor_outputs(node)) {
+      integer_.insert(output);
+    }
     return {"integers of the same scale", ""};
   }
 
-  Fate observe_op(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots,
-                  const ObserverPair& observers) {
+  // An input of the method is observed in front of all that takes it, so also if that comes behind this op.
+  void observe_input_for_others(Value* value) {
+    if (value->node()->kind() != c10::prim::Param || integer_.count(value) != 0) {
+      return;
+    }
+    for (const auto& use : value->uses()) {
+      const OpRow* row = find_row(use.user);
+      const IntegerForm* form = row == nullptr ? nullptr : find_form(context_.target(), *row);
+      auto observers = observers_.find(use.user);
+      const bool wants_integers = form == nullptr || !(form->only_among_integers || form->takes_float);
+      if (row != nullptr && row->output != Output::SameAsInput && observers != observers_.end() &&
+          wants_integers && computes(context_, use.user) && !why_float(use.user)) {
+        observe_all_uses(value, observers->second->activation, use.user);
+        return;
+      }
+    }
+  }
+
+  Fate observe_op(Node* node, const OpRow& row, const ObserverPair& observers) {
+    const auto slots = activation_slots(node, row);
     const IntegerForm* form = find_form(context_.target(), row);
     if (form != nullptr && form->only_among_integers && !are_integer(slots)) {
       return {"", "its input is float, and it is not worth quantizing for it alone"};
-    }
-    Value* weight = row.weight ? node->namedInput(*row.weight) : nullptr;
-    auto data = weight == nullptr ? std::nullopt : context_.static_tensor(weight);
-    if (weight != nullptr && (!data || data->scalar_type() != at::kFloat)) {
-      return {"", "its weight is not a float32 constant or attribute of the model"};
     }
     for (const auto& slot : slots) {
       const bool stays_float = form != nullptr && form->takes_float;
@@ -154,7 +188,8 @@ class Inserter {
         observe_all_uses(slot.value(), observers.activation, node);
       }
     }
-    if (weight != nullptr) {
+    if (row.weight) {
+      Value* weight = node->namedInput(*row.weight);
       set_input(node, row.weight->c_str(),
                 observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
     }

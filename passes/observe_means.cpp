@@ -15,45 +15,26 @@
 
 #include "csrc/graph_edit.h"
 #include "csrc/input_statistics.h"
-#include "csrc/walk.h"
+#include "csrc/op_table.h"
 
 namespace jitquant {
 
 namespace {
 
 using torch::jit::Node;
-using torch::jit::Value;
 
-bool record(Context& context, Node* op) {
-  if (is_op(op->prev(), kRecordProducts)) {
-    return false;
-  }
-  auto weight = context.static_tensor(op->namedInput("weight")->node()->input(1));
+std::optional<Record> means_of(Node* op, const at::Tensor& weight) {
   auto groups = groups_of(op);
-  if (!weight || !groups) {
-    return false;
+  if (is_op(op->prev(), kRecordProducts) || !groups) {
+    return std::nullopt;
   }
-  Value* input = op->input(0);
-  const int64_t axis = 1 - weight->dim();  // counted from the end, as a batch is not always there
-  const at::Tensor sums = at::zeros({weight->size(1) * *groups + 1}, at::kDouble);
-  Value* read = context.new_attribute(op, "_statistics_", sums, c10::TensorType::get());
-  Node* node = op->owningGraph()->create(c10::Symbol::fromQualString(kRecordMeans),
-                                         {input, read, constant(op, axis)}, 0);
-  node->insertBefore(op);
-  node->copyMetadata(op);
-  return true;
+  const int64_t axis = 1 - weight.dim();  // counted from the end, as a batch is not always there
+  return Record{at::zeros({weight.size(1) * *groups + 1}, at::kDouble), {constant(op, axis)}};
 }
 
 }  // namespace
 
-int64_t ObserveMeans(Context& context) {
-  int64_t count = 0;
-  for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(),
-                  [&](Node* node) { count += has_observed_weight(node) && record(context, node); });
-  }
-  return count;
-}
+int64_t ObserveMeans(Context& context) { return insert_records(context, kRecordMeans, means_of); }
 
 JITQUANT_PASS(ObserveMeans, "observe_means", "The means of what weights multiply are recorded.");
 

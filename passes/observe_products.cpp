@@ -16,7 +16,6 @@
 #include "csrc/graph_edit.h"
 #include "csrc/input_statistics.h"
 #include "csrc/op_table.h"
-#include "csrc/walk.h"
 
 namespace jitquant {
 
@@ -48,35 +47,18 @@ std::optional<std::vector<Value*>> arguments_of(Node* op, const at::Tensor& weig
   return arguments;
 }
 
-bool record(Context& context, Node* op) {
-  auto weight = context.static_tensor(op->namedInput("weight")->node()->input(1));
-  if (!weight || weight->numel() / weight->size(0) > kMostInputs) {
-    return false;
-  }
-  auto arguments = arguments_of(op, *weight);
+std::optional<Record> products_of(Node* op, const at::Tensor& weight) {
+  const int64_t inputs = weight.numel() / weight.size(0);
+  auto arguments = inputs <= kMostInputs ? arguments_of(op, weight) : std::nullopt;
   if (!arguments) {
-    return false;
+    return std::nullopt;
   }
-  const int64_t depth = weight->numel() / weight->size(0) + 1;
-  const at::Tensor sums = at::zeros({*groups_of(op), depth, depth}, at::kFloat);
-  Value* read = context.new_attribute(op, "_statistics_", sums, c10::TensorType::get());
-  arguments->insert(arguments->begin(), {op->input(0), read});
-  Node* node = op->owningGraph()->create(c10::Symbol::fromQualString(kRecordProducts), *arguments, 0);
-  node->insertBefore(op);
-  node->copyMetadata(op);
-  return true;
+  return Record{at::zeros({*groups_of(op), inputs + 1, inputs + 1}, at::kFloat), std::move(*arguments)};
 }
 
 }  // namespace
 
-int64_t ObserveProducts(Context& context) {
-  int64_t count = 0;
-  for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(),
-                  [&](Node* node) { count += has_observed_weight(node) && record(context, node); });
-  }
-  return count;
-}
+int64_t ObserveProducts(Context& context) { return insert_records(context, kRecordProducts, products_of); }
 
 JITQUANT_PASS(ObserveProducts, "observe_products", "The products of what weights multiply are recorded.");
 

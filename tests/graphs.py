@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jitquant import _C
 from jitquant.passes import PassOptions, parse_ir, run_pass
-from jitquant.qconfig import QConfig
+from jitquant.qconfig import QConfig, default_qconfig
 from jitquant.qconfig_mapping import as_qconfig_mapping
 from jitquant.quantizer import choose_qconfigs, compile_observers
 
@@ -59,6 +59,15 @@ def insert_observers(
     chosen = choose_qconfigs(as_qconfig_mapping(qconfigs), module, methods)
     options = PassOptions(observers=compile_observers(chosen))
     return run_pass("insert_observers", module, options, methods)
+
+
+def observed_and_recorded(text: str, attributes: Attributes, passes: Sequence[str]) -> torch.jit.ScriptModule:
+    """IR text with observers, and what those passes record besides."""
+    module = parse_ir(text, attributes)
+    insert_observers(module, {"": default_qconfig})
+    for name in passes:
+        run_pass(name, module)
+    return module
 
 
 def graph_of(module: torch.jit.ScriptModule, method: str = "forward") -> torch.Graph:

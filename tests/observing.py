@@ -31,26 +31,30 @@ def mean_squared_error(x, observer):
     return float(np.mean((restored - x.numpy()) ** 2))
 
 
+SAMPLES = {
+    "normal": lambda normal, uniform: normal,
+    "laplace": lambda normal, uniform: (
+        torch.sign(uniform - 0.5) * -torch.log1p(-2 * (uniform - 0.5).abs().clamp(max=0.499999))
+    ),
+    "lognormal": lambda normal, uniform: normal.exp(),
+    "minus lognormal": lambda normal, uniform: -normal.exp(),
+    "gelu": lambda normal, uniform: torch.nn.functional.gelu(2 * normal),
+    "relu": lambda normal, uniform: normal.relu(),
+    "uniform": lambda normal, uniform: uniform,
+    "uniform around 0": lambda normal, uniform: uniform * 3 - 1,
+    "relu6": lambda normal, uniform: (normal * 4 + 2).clamp(0, 6),
+    "relu6, mostly at its ends": lambda normal, uniform: (normal * 40 + 20).clamp(0, 6),
+    "hardtanh": lambda normal, uniform: (normal * 2).clamp(-1, 1),
+    "sigmoid": lambda normal, uniform: (normal * 5).sigmoid(),
+    "whole numbers": lambda normal, uniform: (uniform * 256).floor(),
+    "an outlier": lambda normal, uniform: torch.cat([normal, torch.tensor([10_000.0])]),
+}
+
+
 def samples(name, count=40_000):
+    """So many values (an outlier more) of one of SAMPLES, the same in each run."""
     generator = torch.Generator().manual_seed(7)
-    normal = torch.randn(count, generator=generator)
-    uniform = torch.rand(count, generator=generator)
-    return {
-        "normal": normal,
-        "laplace": torch.sign(uniform - 0.5) * -torch.log1p(-2 * (uniform - 0.5).abs().clamp(max=0.499999)),
-        "lognormal": normal.exp(),
-        "minus lognormal": -normal.exp(),
-        "gelu": torch.nn.functional.gelu(2 * normal),
-        "relu": normal.relu(),
-        "uniform": uniform,
-        "uniform around 0": uniform * 3 - 1,
-        "relu6": (normal * 4 + 2).clamp(0, 6),
-        "relu6, mostly at its ends": (normal * 40 + 20).clamp(0, 6),
-        "hardtanh": (normal * 2).clamp(-1, 1),
-        "sigmoid": (normal * 5).sigmoid(),
-        "whole numbers": (uniform * 256).floor(),
-        "an outlier": torch.cat([normal, torch.tensor([10_000.0])]),
-    }[name]
+    return SAMPLES[name](torch.randn(count, generator=generator), torch.rand(count, generator=generator))
 
 
 def qparams_in_numpy(low, high, quant_min, quant_max, symmetric):

@@ -77,6 +77,14 @@ def weight_pair(weight: Tensor, *, per_channel: bool = True, name: str = "weight
     return text, {name: weight, f"{name}_scale": scale, f"{name}_zero": zero_point}
 
 
+LINEAR = f"""
+graph(%self, %x : Tensor):
+{attribute("weight")}
+{constants(none=None)}
+  %y : Tensor = aten::linear(%x, %weight, %none)
+  return (%y)"""
+
+
 def convolution(
     weight: Tensor,
     *,

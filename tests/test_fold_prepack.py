@@ -249,6 +249,29 @@ graph(%self, %x : Tensor, %weight_q : Tensor):
     assert "quantized::linear_prepack" in ops_of(run.after)
 
 
+@pytest.mark.parametrize(
+    "computed", ["aten::rand(%size, %none, %none, %none, %none)", "aten::mul_(%bias, %scale)"]
+)
+def test_a_bias_that_is_another_in_each_call_is_packed_at_each_call(computed: str) -> None:
+    """Test that what the next call would compute otherwise is not computed now, and nothing is changed."""
+    weight_text, attributes = weight_pair(torch.randn(4, 16))
+    attributes["bias"] = torch.ones(4)
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(none=None, size=[4], scale=0.05, zero=120)}
+{weight_text}
+{attribute("bias")}
+{pair("xd", "x", 0.03, 120)}
+  %fresh : Tensor = {computed}
+  %packed : {LINEAR_PACKED} = quantized::linear_prepack(%weight_q, %fresh)
+  %c : Tensor = quantized::linear(%xd_q, %packed, %scale, %zero)
+  %y : Tensor = aten::dequantize(%c)
+  return (%y)"""
+    run = run_with("fold_prepack", text, attributes)
+    assert run.count == 0
+    assert torch.equal(run.after._c.getattr("bias"), torch.ones(4))
+
+
 def test_a_graph_without_packing_is_left_alone() -> None:
     """Test that nothing is done where there is nothing to pack."""
     text = """

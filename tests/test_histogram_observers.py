@@ -8,38 +8,14 @@ import torch
 from torch.ao.quantization import observer as ao
 
 from jitquant.observers import HistogramObserver, MinMaxObserver, PercentileObserver, choose_qparams
-from tests.observing import mean_squared_error, qparams_in_numpy, quantized_in_numpy, samples, watched
-
-SAMPLES = [
-    "normal",
-    "laplace",
-    "lognormal",
-    "minus lognormal",
-    "gelu",
-    "relu",
-    "uniform",
-    "uniform around 0",
-    "relu6",
-    "relu6, mostly at its ends",
-    "hardtanh",
-    "sigmoid",
-    "whole numbers",
-    "an outlier",
-]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors gain nothing from threads, and on a busy machine lose much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def same_random_numbers():
-    torch.manual_seed(0)
+from tests.observing import (
+    SAMPLES,
+    mean_squared_error,
+    qparams_in_numpy,
+    quantized_in_numpy,
+    samples,
+    watched,
+)
 
 
 def counts_by_edge(observer):

@@ -279,6 +279,32 @@ def test_ops_that_move_float_values_are_observed_behind() -> None:
     assert observed_kinds(observed(text)) == ["aten::max_pool2d", "aten::hardswish"]
 
 
+def test_an_input_that_is_observed_further_down_is_integer_for_all_that_take_it() -> None:
+    """Test that an op that moves values is told so, though what has its input observed comes behind it."""
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(dim=[1])}
+  %turned : Tensor = aten::flip(%x, %dim)
+  %gate : Tensor = aten::sigmoid(%turned)
+  %y : Tensor = aten::mul(%x, %gate)
+  return (%y)"""
+    module = observed(text)
+    assert observed_kinds(module) == ["prim::Param", "aten::mul"]
+    assert nodes_of(module, "aten::flip")[0].inputsAt(0).node().kind() == "prim::CallMethod"
+
+
+@pytest.mark.parametrize("fence", [True, False])
+def test_an_input_that_nothing_needs_as_integers_is_not_observed(fence: bool) -> None:
+    """Test that ops which only move values have none observed, nor do those whose qconfig is None."""
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(dim=[1])}
+  %turned : Tensor = aten::flip(%x, %dim)
+  %y : Tensor = aten::{"sigmoid" if fence else "relu"}(%x)
+  return (%turned, %y)"""
+    assert not calls(observed(text, qconfig=None if fence else QCONFIG))
+
+
 def test_a_relu_by_itself_passes_on_what_its_input_has() -> None:
     """Test that a relu behind pooling keeps the parameters that the pooling had."""
     text = (

@@ -5,11 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import FileCheck
 
-from jitquant.passes import parse_ir
-from jitquant.pipeline import run_pass
 from jitquant.qconfig import default_qconfig
-from tests.graphs import insert_observers, nodes_of, saved_and_loaded
-from tests.quantized_ir import Attributes, attribute, constants, run_with
+from tests.graphs import nodes_of, observed_and_recorded, saved_and_loaded
+from tests.quantized_ir import LINEAR, Attributes, attribute, constants, run_with
 
 PASSES = ("observe_means",)
 
@@ -27,20 +25,8 @@ graph(%self, %x : Tensor):
     return text, {"weight": torch.randn(8, 4 // groups, *[3] * dimensions)}
 
 
-LINEAR = f"""
-graph(%self, %x : Tensor):
-{attribute("weight")}
-{constants(none=None)}
-  %y : Tensor = aten::linear(%x, %weight, %none)
-  return (%y)"""
-
-
 def prepared(text: str, attributes: Attributes) -> torch.jit.ScriptModule:
-    module = parse_ir(text, attributes)
-    insert_observers(module, {"": default_qconfig})
-    for name in PASSES:
-        run_pass(name, module)
-    return module
+    return observed_and_recorded(text, attributes, PASSES)
 
 
 @pytest.mark.parametrize(("dimensions", "groups"), [(1, 1), (2, 1), (2, 4), (3, 2)])

@@ -5,21 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jitquant.passes import parse_ir
-from jitquant.pipeline import run_pass
-from jitquant.qconfig import default_qconfig
-from tests.graphs import insert_observers, nodes_of
-from tests.quantized_ir import Attributes, attribute, constants
+from tests.graphs import nodes_of, observed_and_recorded
+from tests.quantized_ir import LINEAR, Attributes, attribute, constants
 
 PASSES = ("observe_products", "observe_means")
 
 
 def prepared(text: str, attributes: Attributes) -> torch.jit.ScriptModule:
-    module = parse_ir(text, attributes)
-    insert_observers(module, {"": default_qconfig})
-    for name in PASSES:
-        run_pass(name, module)
-    return module
+    return observed_and_recorded(text, attributes, PASSES)
 
 
 def products_of(patches: Tensor) -> Tensor:
@@ -64,14 +57,6 @@ graph(%self, %x : Tensor):
     module(x)
     patches = F.pad(x, [1, 1]).unfold(2, 3, 2).permute(0, 2, 1, 3).reshape(1, -1, 12)
     torch.testing.assert_close(module._c.getattr("_statistics_0"), products_of(patches), atol=1e-3, rtol=1e-4)
-
-
-LINEAR = f"""
-graph(%self, %x : Tensor):
-{attribute("weight")}
-{constants(none=None)}
-  %y : Tensor = aten::linear(%x, %weight, %none)
-  return (%y)"""
 
 
 def test_products_of_a_linear() -> None:

@@ -25,20 +25,6 @@ ALL_OBSERVERS = [*ACTIVATION_OBSERVERS, *WEIGHT_OBSERVERS, FIXED]
 RECORDED_QPARAMS = [*ACTIVATION_OBSERVERS, *WEIGHT_OBSERVERS]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors gain nothing from threads, and on a busy machine lose much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def same_random_numbers():
-    torch.manual_seed(0)
-
-
 # The contract with the passes
 
 

@@ -331,6 +331,10 @@ def test_mean(dim: list[int], keepdim: bool, channels_last: bool) -> None:
     assert_off_by_one_at_most(found, integers.double().mean(dim, keepdim).round())
     found = OPS.mean(integers, OPS.mean_prepack(dim, keepdim, 0.02, 7, None, 0))
     assert torch.allclose(found.double(), ((integers.double() - 7) * 0.02).mean(dim, keepdim), atol=1e-5)
+    for scale, zero_point in ((0.005, 40), (0.05, 0)):  # also where 8 bits do not hold all means
+        found = OPS.mean(integers, OPS.mean_prepack(dim, keepdim, 0.02, 7, scale, zero_point))
+        expected = ((integers.double() - 7) * 0.02).mean(dim, keepdim) / scale + zero_point
+        assert (found - expected.clamp(0, 255)).abs().max() < 0.501
     with pytest.raises(RuntimeError, match="there is no dimension"):
         OPS.mean(uint8(4), OPS.mean_prepack([2], keepdim, 0.02, 7, None, 0))
 

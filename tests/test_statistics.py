@@ -19,6 +19,7 @@ from jitquant.observers import (
     PerChannelMinMaxObserver,
     WeightMinMaxObserver,
 )
+from tests.marks import needs_distributed
 
 WEIGHT = PerChannelMinMaxObserver.with_args()
 EXACT = [MinMaxObserver, HistogramObserver, PercentileObserver.with_args(percentile=99)]
@@ -336,7 +337,7 @@ def run_two_processes(folder, activations):
             process.kill()
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+@needs_distributed
 def test_all_processes_convert_to_the_model_of_all_data(tmp_path):
     """Test that two processes with half of the data each end with the model that one makes of all of it."""
     run_two_processes(tmp_path, "histogram,histogram")
@@ -346,7 +347,7 @@ def test_all_processes_convert_to_the_model_of_all_data(tmp_path):
         assert torch.equal(torch.jit.load(tmp_path / f"{rank}.pt")(x), expected)
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+@needs_distributed
 def test_processes_with_different_observers_are_all_refused(tmp_path):
     """Test that each process is told which one differs, rather than waiting for the other."""
     run_two_processes(tmp_path, "histogram,minmax")

@@ -40,9 +40,9 @@ struct Loops {
                   int64_t columns);
   // The sum of each column times factor, plus shift. Exact for up to 65,536 rows.
   void (*sum_columns)(const uint8_t* in, uint8_t* out, int64_t rows, int64_t columns, float factor,
-                      float shift);
+                      float shift, Bounds bounds);
   void (*sum_columns_to_float)(const uint8_t* in, float* out, int64_t rows, int64_t columns, float factor,
-                               float shift);
+                               float shift, Bounds bounds);
   // Three planes, pixel by pixel.
   void (*interleave3)(const uint8_t* planes, int64_t plane, uint8_t* out, int64_t count);
 };

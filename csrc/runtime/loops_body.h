@@ -147,14 +147,16 @@ void highest(const uint8_t* in, uint8_t* out, int64_t windows, int64_t step, int
 }
 
 template <typename Out>
-void sum_columns_to(const uint8_t* in, Out* out, int64_t rows, int64_t columns, float factor, float shift) {
+void sum_columns_to(const uint8_t* in, Out* out, int64_t rows, int64_t columns, float factor, float shift,
+                    Bounds bounds) {
   const Numbers one = spread(1.0F);
   by_sixteen(columns, [&](int64_t i, int n) {
     Numbers sum = spread(0.0F);
     for (int64_t row = 0; row < rows; ++row) {
       sum = times_plus(load(in + row * columns + i, n), one, sum);
     }
-    store(times_plus(sum, spread(factor), spread(shift)), out + i, n);
+    store(within(times_plus(sum, spread(factor), spread(shift)), spread(bounds.low), spread(bounds.high)),
+          out + i, n);
   });
 }
 

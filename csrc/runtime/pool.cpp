@@ -1,5 +1,7 @@
 // pool: maximum or average over windows. mean: over whole dimensions. All commute with the scale, so the
-// integers keep it.
+// integers may keep it; a mean gives another where it is asked to.
+#include <limits>
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -179,7 +181,13 @@ JITQUANT_KERNEL(AdaptiveAvgPool, "adaptive_avg_pool");
 
 class Mean final : public Kernel {
  public:
-  explicit Mean(Spec given) : Kernel(std::move(given)), axes_(spec_.ints("dim")) {}
+  explicit Mean(Spec given)
+      : Kernel(std::move(given)), axes_(spec_.ints("dim")), rounds_(spec_.has("output")) {
+    const QParams input = *spec_.qparams("input");
+    const QParams output = rounds_ ? *spec_.qparams("output") : QParams{1, 0};
+    factor_ = input.scale / output.scale;
+    shift_ = static_cast<double>(output.zero_point) - static_cast<double>(input.zero_point) * factor_;
+  }
 
  protected:
   void accept(Inputs& inputs) const override {
@@ -211,23 +219,17 @@ class Mean final : public Kernel {
     plan->layout = layout_of(inputs[0]);
     const bool keep = spec_.has("keepdim");
     const auto columns = columns_of(input, goes, covers_space && plan->layout == Layout::ChannelsLast);
-    if (columns && !(covers_space && spec_.has("output"))) {
+    const bool keeps_scale = rounds_ && factor_ == 1 && shift_ == 0;
+    if (covers_space && keeps_scale && input.numel() > 0) {
+      average(*plan, input, input.sizes().slice(2).vec(), kept, plan->layout);
+    } else if (columns) {
       add_loop(*plan, *columns);
-      return plan;
-    }
-    if (!spec_.has("output")) {
-      plan->compute = [this, keep, params = *spec_.qparams("input")](Tensors given) {
-        return numbers_of(given[0].to(at::kFloat).mean(axes_, keep), params);
-      };
-      return plan;
-    }
-    if (input.numel() == 0 || !covers_space) {
+    } else {
       plan->compute = [this, keep](Tensors given) {
-        return rounded(given[0].to(at::kFloat).mean(axes_, keep));
+        const at::Tensor mean = given[0].to(at::kFloat).mean(axes_, keep).mul_(factor_).add_(shift_);
+        return rounds_ ? rounded(mean.clamp_(0, 255)) : mean;
       };
-      return plan;
     }
-    average(*plan, input, input.sizes().slice(2).vec(), kept, plan->layout);
     return plan;
   }
 
@@ -262,32 +264,35 @@ class Mean final : public Kernel {
 
   void add_loop(Plan& plan, const Columns& columns) const {
     const auto [outer, rows, inner] = columns;
-    const auto params = *spec_.qparams("input");
-    const bool rounds = spec_.has("output");
-    const double scale = rounds ? 1 : params.scale;
-    const auto factor = static_cast<float>(scale / static_cast<double>(rows));
-    const auto shift = rounds ? 0.0F : static_cast<float>(-scale * static_cast<double>(params.zero_point));
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    const bool rounds = rounds_;
+    const auto factor = static_cast<float>(factor_ / static_cast<double>(rows));
+    const auto shift = static_cast<float>(shift_);
     plan.dtype = rounds ? at::kByte : at::kFloat;
     plan.layout = Layout::Contiguous;
     plan.implementation = loops().name;
     plan.loop = [=](Tensors given, void* out) {
       const auto* in = given[0].const_data_ptr<uint8_t>();
-      at::parallel_for(
-          0, outer, std::max<int64_t>(kGrain / (rows * inner), 1), [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-              const uint8_t* from = in + i * rows * inner;
-              if (rounds) {
-                loops().sum_columns(from, static_cast<uint8_t*>(out) + i * inner, rows, inner, factor, shift);
-              } else {
-                loops().sum_columns_to_float(from, static_cast<float*>(out) + i * inner, rows, inner, factor,
-                                             shift);
-              }
-            }
-          });
+      at::parallel_for(0, outer, std::max<int64_t>(kGrain / (rows * inner), 1),
+                       [&](int64_t begin, int64_t end) {
+                         for (int64_t i = begin; i < end; ++i) {
+                           const uint8_t* from = in + i * rows * inner;
+                           if (rounds) {
+                             loops().sum_columns(from, static_cast<uint8_t*>(out) + i * inner, rows, inner,
+                                                 factor, shift, {0, 255});
+                           } else {
+                             loops().sum_columns_to_float(from, static_cast<float*>(out) + i * inner, rows,
+                                                          inner, factor, shift, {-infinity, infinity});
+                           }
+                         }
+                       });
     };
   }
 
   const std::vector<int64_t> axes_;
+  const bool rounds_;
+  double factor_;  // of the mean of the integers
+  double shift_;
 };
 
 JITQUANT_KERNEL(Mean, "mean");
