@@ -130,6 +130,7 @@ py::list table_rows() {
     entry["bias"] = row.bias;
     entry["output"] = row.output == Output::Observed ? "observed"
                       : row.output == Output::Fixed  ? "fixed"
+                      : row.output == Output::Float  ? "float"
                                                      : "same";
     entry["absorbs_clamp"] = row.absorbs_clamp;
     entry["clamp"] = row.bounds.has_value();

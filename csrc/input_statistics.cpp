@@ -89,7 +89,8 @@ const std::string& name_of_sums(const Node* record) { return record->input(1)->n
 
 std::optional<at::Tensor> observed_weight(const Context& context, const Node* op) {
   const OpRow* row = find_row(op);
-  if (row == nullptr || !row->weight || row->weight_axis != 0 || !is_observed(op->namedInput(*row->weight))) {
+  if (row == nullptr || !row->weight || !row->bias || row->weight_axis != 0 ||
+      !is_observed(op->namedInput(*row->weight))) {
     return std::nullopt;
   }
   return context.static_tensor(op->namedInput(*row->weight)->node()->input(1));

@@ -23,6 +23,10 @@ OpRow weighted(std::string op, int64_t axis = 0) {
           .absorbs_clamp = true};
 }
 
+OpRow looked_up(std::string op) {
+  return {.op = std::move(op), .activations = {}, .weight = "weight", .output = Output::Float};
+}
+
 OpRow binary(std::string op) {
   return {.op = std::move(op),
           .activations = {"self", "other"},
@@ -61,6 +65,10 @@ std::vector<OpRow> make_table() {
       weighted("aten::conv_transpose1d", 1),
       weighted("aten::conv_transpose2d.input", 1),
       weighted("aten::conv_transpose3d.input", 1),
+      // Rows of a weight.
+      looked_up("aten::embedding"),
+      looked_up("aten::embedding_bag"),
+      looked_up("aten::embedding_bag.padding_idx"),
       // Arithmetic on activations.
       binary("aten::add.Tensor"),
       binary("aten::sub.Tensor"),

@@ -16,6 +16,7 @@ enum class Output {
   Observed,     // an observer of its own
   SameAsInput,  // the op moves or selects values
   Fixed,        // the range is known beforehand, as sigmoid's
+  Float,        // none: only the weight is quantized
 };
 
 struct FixedQParams {

@@ -1,6 +1,8 @@
 #include "csrc/packed_weight.h"
 
+#include <ATen/ATen.h>
 #include <torch/csrc/jit/serialization/import_source.h>
+#include <torch/library.h>
 
 namespace jitquant {
 
@@ -61,6 +63,15 @@ constexpr Holder kHolders[]{
 };
 
 constexpr uint64_t kOpVersion = 1;
+
+// What an embedding looks up; fold_prepack runs these, so that no file has them.
+at::Tensor pack_rows(const at::Tensor& weight) { return weight.int_repr(); }
+at::Tensor pack_row_scales(const at::Tensor& scales) { return scales.to(at::kFloat).unsqueeze(1); }
+
+TORCH_LIBRARY_FRAGMENT(jitquant, library) {
+  library.def("pack_rows(Tensor weight) -> Tensor", pack_rows);
+  library.def("pack_row_scales(Tensor scales) -> Tensor", pack_row_scales);
+}
 
 c10::ClassTypePtr class_in(const std::shared_ptr<torch::jit::CompilationUnit>& unit, const Holder& holder) {
   const c10::QualifiedName name(holder.class_name);

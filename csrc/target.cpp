@@ -64,6 +64,9 @@ Value* literal(const std::string& text, Node* before) {
   if (text == "uint8") {
     return constant(before, static_cast<int64_t>(at::kByte));
   }
+  if (text == "float32") {
+    return constant(before, static_cast<int64_t>(at::kFloat));
+  }
   if (text == "[]") {
     return empty_scalar_list(before);
   }
@@ -113,7 +116,49 @@ bool names_are_known(const IntegerForm& form, const Lowering& lowering) {
   return true;
 }
 
+bool sums_rows(const Context& /*context*/, const Lowering& lowering) {
+  constexpr int64_t sum = 0;
+  auto mode = constant_of(lowering.node->namedInput("mode"));
+  auto padding = lowering.node->schema().argumentIndexWithName("padding_idx");
+  auto left_out = padding ? constant_of(lowering.node->namedInput("padding_idx")) : std::nullopt;
+  const bool leaves_none_out = !padding || (left_out && (left_out->isNone() || left_out->toInt() < 0));
+  const auto outputs = lowering.node->outputs();
+  return mode && mode->toInt() == sum && leaves_none_out &&
+         std::all_of(outputs.begin() + 1, outputs.end(),
+                     [](const Value* output) { return !output->hasUses(); });
+}
+
 }  // namespace
+
+std::vector<IntegerForm> embedding_forms() {
+  // Of any shape of indices, which ATen's quantized op is not.
+  IntegerForm embedding{.op = "aten::embedding",
+                        .recipe =
+                            "integers = jitquant::pack_rows(weight);"
+                            "columns = jitquant::pack_row_scales($weight_scales);"
+                            "rows = aten::embedding(integers, indices);"
+                            "scales = aten::embedding(columns, indices);"
+                            "aten::mul(rows, scales)",
+                        .ignores = {"padding_idx", "scale_grad_by_freq", "sparse"}};
+  // As unsigned integers, of which 128 is zero.
+  IntegerForm bag{.op = "aten::embedding_bag",
+                  .recipe =
+                      "integers = aten::int_repr(weight);"
+                      "shifted = aten::bitwise_xor(integers, -128);"
+                      "bytes = aten::view(shifted, uint8);"
+                      "middle = aten::add($weight_zero_points, 128, 1);"
+                      "zeros = aten::to(middle, float32);"
+                      "rows = aten::_make_per_channel_quantized_tensor(bytes, $weight_scales, zeros, 0);"
+                      "packed = quantized::embedding_bag_prepack(rows);"
+                      "quantized::embedding_bag_byte(packed, indices, offsets, False, 0, False,"
+                      " per_sample_weights, None, include_last_offset)",
+                  .suits = sums_rows,
+                  .otherwise = "it does more than to add rows up (mode='sum', without padding_idx)",
+                  .ignores = {"scale_grad_by_freq", "mode", "sparse", "padding_idx"}};
+  IntegerForm padded = bag;
+  padded.op = "aten::embedding_bag.padding_idx";
+  return {embedding, bag, padded};
+}
 
 const Target& find_target(const std::string& name) {
   for (const Target* target : {&quantized_target(), &native_target()}) {

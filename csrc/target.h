@@ -90,6 +90,9 @@ bool runs_as_it_is(const Target& target, const OpRow& row);
 // Why a node can have no integer form on the target, whatever stands around it; nothing where it can.
 std::optional<std::string> why_always_float(const Target& target, const torch::jit::Node* node);
 
+// The forms of what looks rows of a weight up: the same on each target, as its result is float.
+std::vector<IntegerForm> embedding_forms();
+
 // Whether a batch norm uses the statistics that it holds.
 bool has_statistics(const Context& context, const Lowering& lowering);
 

@@ -128,7 +128,7 @@ void add_convs(std::vector<IntegerForm>& forms, const std::string& dimensions) {
 }
 
 std::vector<IntegerForm> make_forms() {
-  std::vector<IntegerForm> forms;
+  std::vector<IntegerForm> forms = embedding_forms();
   for (const char* dimensions : {"1", "2", "3"}) {
     add_convs(forms, dimensions);
     add_pools(forms, dimensions);
@@ -293,7 +293,8 @@ const Target& native_target() {
       .name = "native",
       .plain_integers = true,
       .forms = forms,
-      .prepack_ops = {"jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
+      .prepack_ops = {"jitquant::pack_rows", "jitquant::pack_row_scales", "quantized::embedding_bag_prepack",
+                      "jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
                       "jitquant::activation_prepack", "jitquant::pool_prepack",
                       "jitquant::adaptive_avg_pool_prepack", "jitquant::cat_prepack",
                       "jitquant::mean_prepack", "jitquant::channel_shuffle_prepack",

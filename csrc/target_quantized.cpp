@@ -300,7 +300,7 @@ void add_arithmetic_with_numbers(std::vector<IntegerForm>& forms) {
 }
 
 std::vector<IntegerForm> make_forms() {
-  std::vector<IntegerForm> forms;
+  std::vector<IntegerForm> forms = embedding_forms();
   for (const char* dimensions : {"1", "2", "3"}) {
     add_conv(forms, dimensions);
     add_transposed_conv(forms, dimensions);
@@ -378,7 +378,8 @@ const Target& quantized_target() {
       .name = "quantized",
       .plain_integers = false,
       .forms = forms,
-      .prepack_ops = {"quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack",
+      .prepack_ops = {"jitquant::pack_rows", "jitquant::pack_row_scales", "quantized::embedding_bag_prepack",
+                      "quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack",
                       "quantized::conv_transpose1d_prepack", "quantized::conv_transpose2d_prepack",
                       "quantized::conv_transpose3d_prepack", "quantized::linear_prepack",
                       "onednn::qconv_prepack", "onednn::qlinear_prepack"},

@@ -16,11 +16,11 @@ What jitquant knows of each op, and what each target makes of it: `csrc/op_table
 OPS.md`. An op that is not here stays float, and so does one whose arguments the integer op does not take;
 `jitquant.summarize` says which and why.
 
-*Output's scale*: from an observer of its own, that of its input, or a fixed one. *As it is*: the op runs on
-the integers unchanged. *Float*: what it takes is dequantized before it, and what takes its result quantizes
-again.
+*Output's scale*: from an observer of its own, that of its input, a fixed one, or none where only the weight
+is integer. *As it is*: the op runs on the integers unchanged. *Float*: what it takes is dequantized before
+it, and what takes its result quantizes again.
 """
-SCALES = {"observed": "observed", "same": "its input's", "fixed": "fixed"}
+SCALES = {"observed": "observed", "same": "its input's", "fixed": "fixed", "float": "none"}
 TARGETS = ("quantized", "native")
 
 

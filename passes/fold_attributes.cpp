@@ -1,13 +1,18 @@
 // fold_attributes: attributes that are not tensors and that no method writes to become constants, so that a
-// model in evaluation mode loses its training branches.
+// model in evaluation mode loses its training branches; and so do dtype and rank of weights.
 //
-// Before: %training : bool = prim::GetAttr[name="training"](%dropout)
-// After:  %training : bool = prim::Constant[value=0]()
+// Before:
+//   %training : bool = prim::GetAttr[name="training"](%dropout)
+//   %dtype : int = prim::dtype(%weight)
+// After:
+//   %training : bool = prim::Constant[value=0]()
+//   %dtype : int = prim::Constant[value=6]()
 //
 // Left alone: tensors (weights stay reachable by name), modules, and attributes that a method assigns.
 
 #include <torch/csrc/jit/ir/constants.h>
 
+#include "csrc/graph_edit.h"
 #include "csrc/pass.h"
 #include "csrc/walk.h"
 
@@ -31,23 +36,37 @@ bool holds_no_tensor_or_object(const c10::IValue& value) {
          value.isDevice();
 }
 
+// What a node gives in every call, if it reads an attribute or asks for what sort of tensor a weight is.
+std::optional<c10::IValue> folded(const Context& context, const torch::jit::Node* node) {
+  if (node->kind() == c10::prim::GetAttr) {
+    return context.static_value(node->output());
+  }
+  if (!is_op(node, {"prim::dtype", "aten::dim", "aten::is_floating_point"})) {
+    return std::nullopt;
+  }
+  auto weight = context.static_tensor(node->input());
+  if (!weight) {
+    return std::nullopt;
+  }
+  torch::jit::Stack stack{*weight};
+  node->getOperation()(stack);
+  return stack.back();
+}
+
 }  // namespace
 
 int64_t FoldAttributes(Context& context) {
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](torch::jit::Node* node) {
-      if (node->kind() != c10::prim::GetAttr) {
-        return;
-      }
-      auto value = context.static_value(node->output());
+      auto value = folded(context, node);
       if (!value || !holds_no_tensor_or_object(*value)) {
         return;
       }
       torch::jit::WithInsertPoint guard(node);
-      if (auto folded = torch::jit::tryInsertConstant(*graph, *value)) {
-        (*folded)->node()->copyMetadata(node);
-        node->output()->replaceAllUsesWith(*folded);
+      if (auto constant = torch::jit::tryInsertConstant(*graph, *value)) {
+        (*constant)->node()->copyMetadata(node);
+        node->output()->replaceAllUsesWith(*constant);
         node->destroy();
         ++count;
       }

@@ -58,11 +58,13 @@ struct Weight {
   Value* zero_points;
 };
 
-// Scales and zero points of symmetric weights, as tensors of one element or of one for each channel.
-std::optional<Weight> weight_params(const Context& context, const Node* quantize, Node* before) {
+// Scales and zero points of symmetric weights, as tensors of one element or of one for each channel; of one
+// for each row where that is asked for.
+std::optional<Weight> weight_params(const Context& context, const Node* quantize, Node* before, bool by_row) {
+  auto weight = context.static_tensor(quantize->input(0));
   auto scale = context.static_value(quantize->input(1));
   auto zero_point = context.static_value(quantize->input(2));
-  const bool known = scale && zero_point;
+  const bool known = weight && scale && zero_point;
   const bool symmetric = known && (zero_point->isTensor() ? !zero_point->toTensor().any().item<bool>()
                                                           : zero_point->toInt() == 0);
   if (!symmetric) {
@@ -71,8 +73,9 @@ std::optional<Weight> weight_params(const Context& context, const Node* quantize
   if (scale->isTensor()) {
     return Weight{quantize->input(1), quantize->input(2)};
   }
-  return Weight{constant(before, at::full({1}, scale->toDouble())),
-                constant(before, at::full({1}, zero_point->toInt(), at::kLong))};
+  const int64_t count = by_row ? weight->size(0) : 1;
+  return Weight{constant(before, at::full({count}, scale->toDouble())),
+                constant(before, at::full({count}, zero_point->toInt(), at::kLong))};
 }
 
 // Stock integer ops take quint8; what is quantized otherwise stays as it is.
@@ -127,7 +130,7 @@ class Fuser {
     const IntegerForm* form = find_form(target_, *row);
     const bool takes_float = form != nullptr && form->takes_float;
     const auto slots = activation_slots(node, *row);
-    if (slots.empty()) {
+    if (slots.empty() && !row->activations.empty()) {
       return {"", "the list that it takes comes from elsewhere"};
     }
     for (const auto& slot : slots) {
@@ -137,6 +140,9 @@ class Fuser {
     }
     if (row->weight && !is_dequantize(node->namedInput(*row->weight))) {
       return {"", "its weight is not a float32 constant or attribute of the model"};
+    }
+    if (row->output == Output::Float) {
+      return replace_weight(node, *row);
     }
     return form == nullptr ? move_to_integers(node, slots) : replace(node, *row, *form, slots);
   }
@@ -203,6 +209,19 @@ class Fuser {
       quantize->output()->replaceAllUsesWith(moved);
     }
     return {node->kind().toQualString(), ""};
+  }
+
+  // Of an op that takes and gives float.
+  Fate replace_weight(Node* node, const OpRow& row) {
+    Node* before = node->next();
+    const Lowering lowering = collect({.op = node, .end = node->output(0)}, row, {}, nullptr, before);
+    const IntegerForm* form = choose_form(context_, lowering);
+    if (form == nullptr) {
+      return {"", why_no_form(context_, lowering)};
+    }
+    Value* result = build_form(*form, lowering, before);
+    node->output(0)->replaceAllUsesWith(result);
+    return {result->node()->kind().toQualString(), ""};
   }
 
   Fate replace(Node* node, const OpRow& row, const IntegerForm& first,
@@ -328,6 +347,9 @@ class Fuser {
         names[name] = take(slot.value(), before);
       }
     }
+    if (slots.empty()) {
+      return;
+    }
     if (slots[0].node != node) {
       add_list_params(names, row.activations[0], slots, before);
     }
@@ -371,7 +393,8 @@ class Fuser {
   void add_weight(std::map<std::string, Value*>& names, Node* node, const OpRow& row) {
     Value* weight = integers_of(node->namedInput(*row.weight));
     names[*row.weight] = weight;
-    if (auto params = weight_params(context_, weight->node(), node)) {
+    const bool by_row = row.output == Output::Float;
+    if (auto params = weight_params(context_, weight->node(), node, by_row)) {
       names["$weight_scales"] = params->scales;
       names["$weight_zero_points"] = params->zero_points;
     }

@@ -109,7 +109,7 @@ class Inserter {
     const OpRow* row = find_row(node);
     const auto outputs = tensor_outputs(node);
     const auto slots = activation_slots(node, *row);
-    if (outputs.empty() || slots.empty()) {
+    if (outputs.empty() || (slots.empty() && !row->activations.empty())) {
       return "a list that it takes or gives is used elsewhere";
     }
     if (is_changed_in_place(slots, outputs)) {
@@ -192,6 +192,9 @@ class Inserter {
       Value* weight = node->namedInput(*row.weight);
       set_input(node, row.weight->c_str(),
                 observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
+    }
+    if (row.output == Output::Float) {
+      return {"observed", ""};
     }
     if (row.output == Output::Fixed) {
       integer_.insert(node->output());

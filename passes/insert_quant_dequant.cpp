@@ -86,10 +86,11 @@ void ask_all(Context& context, std::vector<Observed>& all) {
   auto is_weight = [&](const Observed& observed) {
     return context.static_tensor(observed.call->input(1)).has_value();
   };
+  const bool needs_data = !std::all_of(all.begin(), all.end(), is_weight);
   const bool none_ran = std::none_of(all.begin(), all.end(), [&](const Observed& observed) {
     return !is_weight(observed) && has_observed(observed.observer);
   });
-  if (none_ran && !has_other_float_types(context.module)) {
+  if (needs_data && none_ran && !has_other_float_types(context.module)) {
     fail(kName, op_of(all.front()), "was never observed",
          "run calibration data through the prepared model first");
   }
@@ -139,8 +140,8 @@ class Inserter {
   // Gives the outputs of ops that move values, or that have a known range, their parameters.
   void visit(Node* node) {
     const OpRow* row = find_row(node);
-    if (row == nullptr || row->output == Output::Observed || is_fenced(node) || casts(node) ||
-        !has_integer_form(context_.target(), *row)) {
+    if (row == nullptr || row->activations.empty() || row->output == Output::Observed || is_fenced(node) ||
+        casts(node) || !has_integer_form(context_.target(), *row)) {
       return;
     }
     const auto slots = activation_slots(node, *row);

@@ -506,7 +506,8 @@ def check(plan: Plan) -> None:
             assert three.dtype == one.dtype
             assert torch.equal(three, four), f"{name} is another after saving"
             bounds = imitation.ranges.get(name, (float(one.min()), float(one.max())))
-            few = 1 + 8 / max(1, one.numel()) ** 0.5  # of which the measure may be small by chance
+            # Of few values, or many that are the same, the measure may be small by chance.
+            few = 1 + 8 / max(1, one.unique().numel()) ** 0.5
             error = max(rms(two - one) for two in twos)
             allowed = few * ALLOWED * error + (bounds[1] - bounds[0]) / 255 + 1e-4 * widest
             assert rms(three - one) <= allowed, f"{name} is off by {rms(three - one):.3g}, not {allowed:.3g}"
