@@ -77,12 +77,13 @@ bool is_object(const Value* value) {
   return type && !type->is_module();
 }
 
-// Each read of an object gets an input of its own in the place of self, until they are joined again.
+// Each read of an object gets an input of its own in the place of self, until they are joined again. Its type
+// is a small one: alias analysis looks at all that an input may contain.
 void part_reads(Graph& graph) {
   Value* self = graph.inputs()[0];
   for_each_node(graph.block(), [&](Node* node) {
     if (node->kind() == c10::prim::GetAttr && node->input() == self && is_object(node->output())) {
-      node->replaceInput(0, graph.addInput()->setType(self->type()));
+      node->replaceInput(0, graph.addInput()->setType(node->output()->type()));
     }
   });
 }
