@@ -6,6 +6,8 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "csrc/walk.h"
+
 namespace jitquant {
 
 using torch::jit::Node;
@@ -20,6 +22,17 @@ bool is_written_to(const Value* value) {
                             ? nullptr
                             : schema->arguments()[use.offset].alias_info();
     return alias != nullptr && alias->isWrite();
+  });
+}
+
+// Where nothing branches or changes in place there is nothing to analyse, which takes longer than most
+// passes.
+bool is_straight(const std::shared_ptr<torch::jit::Graph>& graph) {
+  const auto nodes = graph->nodes();
+  return std::all_of(nodes.begin(), nodes.end(), [](const Node* node) {
+    const auto* schema = node->maybeSchema();
+    return node->blocks().empty() && !node->hasAttribute(c10::attr::Subgraph) &&
+           (schema == nullptr || !schema->is_mutable());
   });
 }
 
@@ -89,7 +102,15 @@ bool asks_for_shape(const Node* node) {
 }
 
 void eliminate_dead_code(const std::shared_ptr<torch::jit::Graph>& graph) {
-  torch::jit::EliminateDeadCode(graph);
+  if (!is_straight(graph)) {
+    torch::jit::EliminateDeadCode(graph);
+    return;
+  }
+  for_each_node_from_the_end(graph->block(), [](Node* node) {
+    if (!node->hasUses() && !node->hasSideEffects()) {
+      node->destroy();
+    }
+  });
 }
 
 }  // namespace jitquant

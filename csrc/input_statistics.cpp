@@ -172,7 +172,7 @@ int64_t visit_recorded(Context& context, const char* name,
       }
       names.push_back(name_of_sums(node));
       Node* op = recorded_op(node);
-      const at::Tensor sums = context.module.attr(names.back()).toTensor().to(at::kDouble);
+      const at::Tensor sums = context.attribute(names.back())->toTensor().to(at::kDouble);
       // The last number counts what was seen.
       const bool saw_data = at::isfinite(sums).all().item<bool>() && sums.flatten()[-1].is_nonzero();
       auto recorded = op != nullptr && saw_data ? read_recorded(context, op, sums) : std::nullopt;
@@ -184,9 +184,7 @@ int64_t visit_recorded(Context& context, const char* name,
     });
     eliminate_dead_code(graph);
   }
-  for (auto attribute = names.rbegin(); attribute != names.rend(); ++attribute) {
-    context.remove_attribute(*attribute);  // from the last to the first: each removal moves those behind it
-  }
+  context.remove_attributes(names);
   return count;
 }
 

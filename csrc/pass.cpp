@@ -1,7 +1,6 @@
 #include "csrc/pass.h"
 
 #include <algorithm>
-#include <iterator>
 
 #include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -9,6 +8,7 @@
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/module_path.h"
+#include "csrc/observer_calls.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
 
@@ -35,10 +35,14 @@ std::optional<Attribute> attribute_read_by(const Value* value) {
   return owner ? std::optional(Attribute(owner.get(), value->node()->s(c10::attr::name))) : std::nullopt;
 }
 
-// What a view was taken of; the value itself where it is no view.
+// What a view was taken of; the value itself where it is no view. An observer gives what it was given.
 const Value* viewed_by(const Value* value) {
   while (true) {
     const Node* node = value->node();
+    if (called_observer(node)) {
+      value = node->input(1);
+      continue;
+    }
     const auto* schema = node->maybeSchema();
     if (schema == nullptr || node->inputs().empty() || schema->returns().size() != 1 ||
         schema->returns()[0].alias_info() == nullptr) {
@@ -72,11 +76,12 @@ void collect_written(torch::jit::Block* block, std::set<Attribute>& written) {
   });
 }
 
+// Observers, of which a graph may have thousands, change nothing but themselves.
 bool has_calls(torch::jit::Block* block) {
   bool found = false;
   for_each_node(block, [&](Node* node) {
-    found = found || node->kind() == c10::prim::CallMethod || node->kind() == c10::prim::CallFunction ||
-            node->kind() == c10::prim::fork;
+    found = found || (node->kind() == c10::prim::CallMethod && !called_observer(node)) ||
+            node->kind() == c10::prim::CallFunction || node->kind() == c10::prim::fork;
   });
   return found;
 }
@@ -93,36 +98,6 @@ std::shared_ptr<torch::jit::Graph> graph_without_calls(const torch::jit::Method&
   return graph;
 }
 
-// Modules of one class share its slots, so that all have to change when one does.
-std::vector<Module> modules_of(const std::vector<Module>& modules, const c10::ClassTypePtr& type) {
-  std::vector<Module> found;
-  std::copy_if(modules.begin(), modules.end(), std::back_inserter(found),
-               [&](const Module& module) { return module.type() == type; });
-  return found;
-}
-
-// Turns an attribute that was None for good into an optional tensor; it stays None in all modules of the
-// class.
-void make_optional(const std::vector<Module>& modules, const c10::ClassTypePtr& type,
-                   const std::string& name) {
-  const size_t old_slot = type->getAttributeSlot(name);
-  const bool is_parameter = type->is_parameter(old_slot);
-  type->unsafeRemoveAttribute(name);
-  const size_t slot = type->addAttribute(name, c10::OptionalType::ofTensor(), is_parameter);
-  for (const Module& module : modules_of(modules, type)) {
-    module._ivalue()->unsafeRemoveSlot(old_slot);
-    module._ivalue()->setSlot(slot, c10::IValue());
-  }
-}
-
-// Gives all modules of the class a tensor of that name, an empty one for now.
-void add_tensor(const std::vector<Module>& modules, const c10::ClassTypePtr& type, const std::string& name) {
-  const size_t slot = type->addAttribute(name, c10::TensorType::get());
-  for (const Module& module : modules_of(modules, type)) {
-    module._ivalue()->setSlot(slot, at::empty({0}));
-  }
-}
-
 }  // namespace
 
 Context::Context(Module module, std::vector<std::string> methods, Options options)
@@ -130,9 +105,6 @@ Context::Context(Module module, std::vector<std::string> methods, Options option
       options(std::move(options)),
       target_(&find_target(this->options.target)),
       methods_(std::move(methods)) {
-  for (const Module& submodule : this->module.modules()) {
-    modules_.push_back(submodule);
-  }
   for (const auto& method : this->module.get_methods()) {
     collect_written(graph_without_calls(method)->block(), written_);
   }
@@ -154,17 +126,51 @@ std::optional<c10::IValue> Context::static_value(const Value* value) const {
     auto source = static_tensor(value->node()->input());
     return source ? std::optional<c10::IValue>(source->t()) : std::nullopt;
   }
-  auto path = attribute_path(value);
-  if (!path || path->empty()) {
+  return read(value);
+}
+
+// What a prim::GetAttr gives, or a chain of them that starts at the method's self.
+std::optional<c10::IValue> Context::read(const Value* attribute) const {
+  auto read_by = attribute_read_by(attribute);
+  if (!read_by || written_.count(*read_by) != 0) {
     return std::nullopt;
   }
-  for (const Value* link = value; auto attribute = attribute_read_by(link); link = link->node()->input()) {
-    if (written_.count(*attribute) != 0) {
-      return std::nullopt;
+  const Value* owner = attribute->node()->input();
+  auto object = attribute_path(owner) == "" ? std::optional<c10::IValue>(module._ivalue()) : read(owner);
+  if (!object || !object->isObject()) {
+    return std::nullopt;
+  }
+  auto slot = find_slot(*object->toObjectRef().type(), read_by->second);
+  return slot ? std::optional(object->toObjectRef().getSlot(*slot)) : std::nullopt;
+}
+
+std::optional<c10::IValue> Context::attribute(const std::string& name) const {
+  auto slot = find_slot(*module.type(), name);
+  return slot ? std::optional(module._ivalue()->getSlot(*slot)) : std::nullopt;
+}
+
+Context::Slots& Context::slots_of(const c10::ClassType& type) const {
+  Slots& slots = slots_[&type];
+  for (size_t slot = slots.size(); slot < type.numAttributes(); ++slot) {
+    slots.emplace(type.getAttributes()[slot].getName(), slot);
+  }
+  return slots;
+}
+
+std::optional<size_t> Context::find_slot(const c10::ClassType& type, const std::string& name) const {
+  const Slots& slots = slots_of(type);
+  auto found = slots.find(name);
+  return found == slots.end() ? std::nullopt : std::optional(found->second);
+}
+
+// Modules of one class share its slots, so that all have to change when one does.
+const std::vector<Module>& Context::modules_of(const c10::ClassTypePtr& type) {
+  if (modules_.empty()) {
+    for (const Module& each : module.modules()) {
+      modules_[each.type().get()].push_back(each);
     }
   }
-  auto [owner, name] = owner_of(module, *path);
-  return owner.hasattr(name) ? std::optional(owner.attr(name)) : std::nullopt;
+  return modules_[type.get()];
 }
 
 std::optional<at::Tensor> Context::static_tensor(const Value* value) const {
@@ -187,29 +193,28 @@ std::unordered_map<std::string, size_t> Context::attribute_uses() const {
   return uses;
 }
 
-std::string Context::free_name(const std::string& prefix) {
-  // A type looks its attributes up one by one.
-  if (names_.empty()) {
-    const auto& attributes = module.type()->getAttributes();
-    std::transform(attributes.begin(), attributes.end(), std::inserter(names_, names_.end()),
-                   [](const auto& attribute) { return attribute.getName(); });
+// Turns an attribute that was None for good into an optional tensor; it stays None in all modules of the
+// class.
+void Context::make_optional(const c10::ClassTypePtr& type, const std::string& name) {
+  const auto& modules = modules_of(type);  // before the type differs from them
+  const size_t old_slot = type->getAttributeSlot(name);
+  const bool is_parameter = type->is_parameter(old_slot);
+  type->unsafeRemoveAttribute(name);
+  const size_t slot = type->addAttribute(name, c10::OptionalType::ofTensor(), is_parameter);
+  slots_.erase(type.get());
+  for (const Module& each : modules) {
+    each._ivalue()->unsafeRemoveSlot(old_slot);
+    each._ivalue()->setSlot(slot, c10::IValue());
   }
-  std::string name;
-  do {
-    name = prefix + std::to_string(next_number_[prefix]++);
-  } while (!names_.insert(name).second);
-  return name;
 }
 
-// Reads an attribute that was just added to the module itself.
-Value* Context::read_of_self(Node* before, const std::string& name, const c10::TypePtr& type) {
-  auto* graph = before->owningGraph();
-  Node* read = graph->create(c10::prim::GetAttr, {graph->inputs()[0]});
-  read->s_(c10::attr::name, name);
-  read->output()->setType(type);
-  read->insertBefore(before);
-  read->copyMetadata(before);
-  return read->output();
+// Gives all modules of the class a tensor of that name, an empty one for now.
+void Context::add_tensor(const c10::ClassTypePtr& type, const std::string& name) {
+  const auto& modules = modules_of(type);
+  const size_t slot = type->addAttribute(name, c10::TensorType::get());
+  for (const Module& each : modules) {
+    each._ivalue()->setSlot(slot, at::empty({0}));
+  }
 }
 
 Value* Context::set_static(Node* node, Value* like, const std::string& name, const at::Tensor& data,
@@ -226,9 +231,9 @@ Value* Context::set_static(Node* node, Value* like, const std::string& name, con
     target = name + "_" + std::to_string(i);
   }
   if (!owner.hasattr(target)) {
-    add_tensor(modules_, owner.type(), target);
+    add_tensor(owner.type(), target);
   } else if (owner.type()->getAttribute(target) == c10::NoneType::get()) {
-    make_optional(modules_, owner.type(), target);
+    make_optional(owner.type(), target);
   }
   owner.setattr(target, data);
   torch::jit::WithInsertPoint guard(node);
@@ -240,20 +245,35 @@ Value* Context::set_static(Node* node, Value* like, const std::string& name, con
 
 Value* Context::new_attribute(Node* node, const std::string& prefix, const c10::IValue& value,
                               const c10::TypePtr& type) {
-  const std::string name = free_name(prefix);
+  std::string name;
+  do {
+    name = prefix + std::to_string(next_number_[prefix]++);
+  } while (find_slot(*module.type(), name));
   module._ivalue()->setSlot(module.type()->addAttribute(name, type), value);
-  return read_of_self(node, name, type);
+  auto* graph = node->owningGraph();
+  Node* read = graph->create(c10::prim::GetAttr, {graph->inputs()[0]});
+  read->s_(c10::attr::name, name);
+  read->output()->setType(type);
+  read->insertBefore(node);
+  read->copyMetadata(node);
+  return read->output();
 }
 
 Value* Context::new_submodule(Node* node, const std::string& prefix, const Module& submodule) {
-  const std::string name = free_name(prefix);
-  module._ivalue()->setSlot(module.type()->addAttribute(name, submodule.type()), submodule._ivalue());
-  return read_of_self(node, name, submodule.type());
+  return new_attribute(node, prefix, submodule._ivalue(), submodule.type());
 }
 
-void Context::remove_attribute(const std::string& name) {
-  module._ivalue()->unsafeRemoveAttr(name);
-  module.type()->unsafeRemoveAttribute(name);
+// From the last to the first: what lies behind one has to move.
+void Context::remove_attributes(const std::vector<std::string>& names) {
+  std::map<size_t, std::string, std::greater<>> by_slot;
+  for (const auto& name : names) {
+    by_slot.emplace(slots_of(*module.type()).at(name), name);
+  }
+  for (const auto& [slot, name] : by_slot) {
+    module._ivalue()->unsafeRemoveSlot(slot);
+    module.type()->unsafeRemoveAttribute(name);
+  }
+  slots_.erase(module.type().get());
 }
 
 const std::map<std::string, Pass>& all_passes() { return registry(); }

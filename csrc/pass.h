@@ -8,7 +8,6 @@
 #include <set>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -57,6 +56,9 @@ class Context {
   std::optional<c10::IValue> static_value(const torch::jit::Value* value) const;
   std::optional<at::Tensor> static_tensor(const torch::jit::Value* value) const;
 
+  // What an attribute of the top module holds. A type itself looks through all of its attributes for a name.
+  std::optional<c10::IValue> attribute(const std::string& name) const;
+
   // How often each tensor attribute is used, by its dotted path, in all methods of the module.
   std::unordered_map<std::string, size_t> attribute_uses() const;
 
@@ -73,20 +75,27 @@ class Context {
   torch::jit::Value* new_submodule(torch::jit::Node* node, const std::string& prefix,
                                    const torch::jit::Module& submodule);
 
-  // Removes an attribute of the top module that no graph reads any more.
-  void remove_attribute(const std::string& name);
+  // Removes attributes of the top module that no graph reads any more.
+  void remove_attributes(const std::vector<std::string>& names);
 
  private:
-  std::string free_name(const std::string& prefix);
-  static torch::jit::Value* read_of_self(torch::jit::Node* before, const std::string& name,
-                                         const c10::TypePtr& type);
+  using Slots = std::unordered_map<std::string, size_t>;
+
+  Slots& slots_of(const c10::ClassType& type) const;
+  std::optional<size_t> find_slot(const c10::ClassType& type, const std::string& name) const;
+  std::optional<c10::IValue> read(const torch::jit::Value* attribute) const;
+  const std::vector<torch::jit::Module>& modules_of(const c10::ClassTypePtr& type);
+  void make_optional(const c10::ClassTypePtr& type, const std::string& name);
+  void add_tensor(const c10::ClassTypePtr& type, const std::string& name);
 
   const Target* target_;
   std::vector<std::string> methods_;
-  std::vector<torch::jit::Module> modules_;  // the module and all in it, when the pass began
   std::set<std::pair<const c10::ClassType*, std::string>> written_;
   std::unordered_map<std::string, size_t> next_number_;
-  std::unordered_set<std::string> names_;  // of the top module's attributes, once one was looked for
+  // Both are filled when first asked for. Whatever moves the slots of a type has to forget what is known of
+  // it.
+  mutable std::unordered_map<const c10::ClassType*, Slots> slots_;
+  std::unordered_map<const c10::ClassType*, std::vector<torch::jit::Module>> modules_;
 };
 
 struct Pass {

@@ -305,8 +305,12 @@ def _needs(target: str, engine: str) -> dict[str, Any]:
 
 
 def _working_copy(model: torch.jit.ScriptModule, inplace: bool) -> torch.jit.ScriptModule:
-    """A module with graphs of its own to work on; a model that is to be changed takes it over at the end."""
-    return torch.jit._recursive.wrap_cpp_module(_C.clone(model._c, share_tensors=inplace))
+    """A module with graphs of its own to work on; a model that is to be changed takes it over at the end.
+
+    Its submodules are not wrapped: passes do not ask for them, and it takes as long as several passes.
+    """
+    copy = _C.clone(model._c, share_tensors=inplace)
+    return torch.jit._script.RecursiveScriptModule._construct(copy, lambda module: None)
 
 
 def _hand_over(

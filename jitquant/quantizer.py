@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -107,7 +107,7 @@ def is_quantizer(obj: object) -> bool:
 
 def module_types(module: torch.jit.ScriptModule) -> dict[str, str]:
     """The class of the module at each path, as Python calls it; shared submodules are there at each path."""
-    return {path: _class_name(part) for path, part in module.named_modules(remove_duplicate=False)}
+    return dict(_typed(module._c, ""))
 
 
 def list_ops(module: torch.jit.ScriptModule, methods: Sequence[str] = ("forward",)) -> tuple[OpNode, ...]:
@@ -209,7 +209,13 @@ def _compiled(qconfig: QConfig, node: OpNode) -> ObserverModules:
         raise QuantizationError(f"insert_observers: the qconfig of {node}: {error}") from error
 
 
-def _class_name(module: torch.nn.Module) -> str:
+def _typed(module: Any, path: str) -> Iterator[tuple[str, str]]:
+    yield path, _class_name(module)
+    for name, part in torch._C.ModuleDict(module).items():
+        yield from _typed(part, f"{path}.{name}" if path else name)
+
+
+def _class_name(module: Any) -> str:
     """``torch.nn.modules.conv.Conv2d`` for ``__torch__.torch.nn.modules.conv.___torch_mangle_1.Conv2d``."""
-    name = module._c._type().qualified_name()  # type: ignore[union-attr, operator]
+    name = module._type().qualified_name()
     return re.sub(r"___torch_mangle_\d+\.", "", name).removeprefix("__torch__.")

@@ -49,7 +49,7 @@ std::vector<Observed> find_observed(const Context& context) {
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* node) {
       if (auto name = called_observer(node)) {
-        found.push_back({node, context.module.attr(*name).toModule(), std::nullopt});
+        found.push_back({node, Module(context.attribute(*name)->toObject()), std::nullopt});
       }
     });
   }
@@ -210,15 +210,21 @@ class Inserter {
   int64_t count_ = 0;
 };
 
+// Before scales and zero points follow them: what lies behind has to move.
+void remove_observers(Context& context, const std::vector<Observed>& all) {
+  std::vector<std::string> names;
+  for (const Observed& observed : all) {
+    names.push_back(*called_observer(observed.call));
+  }
+  context.remove_attributes(names);
+}
+
 }  // namespace
 
 int64_t InsertQuantDequant(Context& context) {
   std::vector<Observed> all = find_observed(context);
   ask_all(context, all);
-  // From the last to the first, and before others follow them: what lies behind has to move.
-  for (auto observed = all.rbegin(); observed != all.rend(); ++observed) {
-    context.remove_attribute(*called_observer(observed->call));
-  }
+  remove_observers(context, all);
   Inserter inserter(context);
   for (const Observed& observed : all) {
     inserter.replace_observer(observed);
