@@ -86,6 +86,7 @@ std::vector<OpRow> make_table() {
       clamp("aten::clamp", "min", "max"),
       // Products of two activations, and functions along an axis.
       {.op = "aten::matmul", .activations = {"self", "other"}, .output = Output::Observed},
+      {.op = "aten::einsum", .activations = {"tensors"}, .output = Output::Observed},
       // Of a long row all values are far below 1.
       observed("aten::softmax.int"),
       observed("aten::layer_norm", "input"),
