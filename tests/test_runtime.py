@@ -72,6 +72,51 @@ def test_conv2d_agrees_with_float(zero_point: int, groups: int, activation: str,
     assert expected.unique().numel() > 8
 
 
+@pytest.mark.parametrize("scale", [0.5, None])
+@pytest.mark.parametrize("activation", ["", "clip,0,2", "hardswish"])
+@pytest.mark.parametrize(
+    ("channels", "window", "stride", "padding", "dilation"),
+    [
+        (8, (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+        (96, (3, 3, 3), (1, 2, 2), (1, 1, 1), (1, 1, 1)),
+        (20, (1, 3, 2), (2, 1, 3), (0, 2, 1), (1, 2, 1)),
+        (3, (2, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
+        (4, (8, 8, 8), (1, 1, 1), (4, 4, 4), (1, 1, 1)),
+    ],
+)
+def test_depthwise_conv3d(
+    channels: int,
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    activation: str,
+    scale: float | None,
+) -> None:
+    """Test every geometry against exact arithmetic, and padding, which stands for the zero point."""
+    weight = torch.randint(-127, 128, (channels, 1, *window), dtype=torch.int8)
+    scales, bias = torch.linspace(0.004, 0.006, channels), torch.linspace(-1, 1, channels)
+    geometry = (list(stride), list(padding), list(dilation))
+    output = (scale, 3 if scale else 0, activation)
+    kernel = OPS.conv_prepack(weight, scales, bias, *geometry, channels, 0.02, 100, *output, *NO_SUM, None)
+    for sizes in ((2, channels, 6, 7, 9), (1, channels, 4, 5, 5)):
+        integers = uint8(*sizes)
+        real = nn.functional.conv3d(
+            (integers.double() - 100) * 0.02,
+            weight.double() * scales[:, None, None, None, None],
+            bias.double(),
+            *geometry,
+            channels,
+        )
+        function = {"": nn.Identity(), "clip,0,2": nn.Hardtanh(0, 2), "hardswish": nn.Hardswish()}[activation]
+        expected, found = function(real), OPS.conv3d(integers, kernel)
+        if scale:
+            assert (found.double() - rounded(expected, scale, 3)).abs().max() <= 1
+        else:
+            assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-4)
+        assert kernel.multiply_adds() == expected.numel() * weight[0].numel()
+
+
 def test_float_output_is_not_rounded() -> None:
     kernel, reference = conv_kernel(torch.randint(-127, 128, (16, 8, 3, 3), dtype=torch.int8), scale=None)
     found = OPS.conv2d(uint8(1, 8, 9, 7), kernel)
