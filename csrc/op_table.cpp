@@ -128,6 +128,8 @@ std::vector<OpRow> make_table() {
       moves("aten::chunk"),
       moves("aten::split.Tensor"),
       moves("aten::split_with_sizes"),
+      moves("aten::tensor_split.sections"),
+      moves("aten::tensor_split.indices"),
       moves("aten::slice.Tensor"),
       moves("aten::select.int"),
       moves("aten::channel_shuffle"),
