@@ -94,6 +94,7 @@ std::vector<OpRow> make_table() {
       clamp("aten::clamp", "min", "max"),
       // Products of two activations, and functions along an axis.
       {.op = "aten::matmul", .activations = {"self", "other"}, .output = Output::Observed},
+      {.op = "aten::einsum", .activations = {"tensors"}, .output = Output::Observed},
       // Of a long row all values are far below 1.
       observed("aten::softmax.int"),
       observed("aten::layer_norm", "input"),
@@ -135,6 +136,8 @@ std::vector<OpRow> make_table() {
       moves("aten::chunk"),
       moves("aten::split.Tensor"),
       moves("aten::split_with_sizes"),
+      moves("aten::tensor_split.sections"),
+      moves("aten::tensor_split.indices"),
       moves("aten::slice.Tensor"),
       moves("aten::select.int"),
       moves("aten::channel_shuffle"),

@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 
 #include "csrc/graph_edit.h"
+#include "csrc/runtime/equation.h"
 #include "csrc/target.h"
 
 namespace jitquant {
@@ -95,6 +96,13 @@ bool names_dimensions(const Context& /*context*/, const Lowering& lowering) {
   return dim && dim->isIntList() && dim->toIntVector().size() > 0;
 }
 
+// Two operands that are integers of one list, as the equation has them.
+bool multiplies_matrices(const Context& /*context*/, const Lowering& lowering) {
+  auto equation = constant_of(lowering.node->namedInput("equation"));
+  return equation && runtime::parse_equation(equation->toStringRef()) &&
+         lowering.node->namedInput("tensors")->node()->inputs().size() == 2;
+}
+
 bool gives_known_activation(const Context& /*context*/, const Lowering& lowering) {
   return activation_words(lowering.node).has_value();
 }
@@ -142,6 +150,16 @@ std::vector<IntegerForm> make_forms() {
   forms.push_back(binary_form("aten::sub.Tensor", "sub"));
   forms.push_back(binary_form("aten::mul.Tensor", "mul"));
   forms.push_back(binary_form("aten::matmul", "matmul"));
+  forms.push_back(
+      {.op = "aten::einsum",
+       .recipe = "kernel = jitquant::einsum_prepack(equation, $tensors_scales, $tensors_zero_points,"
+                 " $scale, $zero_point, $activation); jitquant::einsum(tensors, kernel)",
+       .suits = multiplies_matrices,
+       .otherwise = "its equation is not a constant, or not a product of two operands that sums over"
+                    " letters of both; spell every dimension out, each letter once in an operand",
+       .takes_activation = true,
+       .gives_float = true,
+       .ignores = {"path"}});
   forms.push_back({.op = "aten::cat",
                    .recipe =
                        "kernel = jitquant::cat_prepack(dim, $tensors_scales, $tensors_zero_points, $scale,"
@@ -297,7 +315,7 @@ const Target& native_target() {
                       "jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
                       "jitquant::activation_prepack", "jitquant::pool_prepack",
                       "jitquant::adaptive_avg_pool_prepack", "jitquant::cat_prepack",
-                      "jitquant::mean_prepack", "jitquant::channel_shuffle_prepack",
+                      "jitquant::mean_prepack", "jitquant::einsum_prepack", "jitquant::channel_shuffle_prepack",
                       "jitquant::softmax_prepack", "jitquant::layer_norm_prepack",
                       "jitquant::batch_norm_prepack", "jitquant::prelu_prepack", "jitquant::quantize_prepack",
                       "jitquant::dequantize_prepack"},

@@ -10,6 +10,7 @@ from torch.testing import FileCheck
 
 from jitquant.passes import PassOptions
 from tests.graphs import Attributes, argument, graph_of, nodes_of, ops_of
+from tests.marks import needs_native
 from tests.quantized_ir import (
     INPUT_PARAMS,
     QINT8,
@@ -26,6 +27,7 @@ from tests.quantized_ir import (
 )
 
 FUSE = "fuse_quantized"
+NATIVE = PassOptions(target="native")
 
 
 def both(one: str, other: str, kinds: str = "(Tensor, Tensor)") -> str:
@@ -135,6 +137,63 @@ graph(%self, %a : Tensor, %b : Tensor, %c : Tensor):
     assert run.count == 1
     assert ops_of(run.after) == [*["aten::quantize_per_tensor"] * 3, "quantized::cat", "aten::dequantize"]
     check_within_a_step(run.before, run.after, *torch.randn(3, 2, 4, 5).unbind(), step=0.04)
+
+
+def einsum(equation: str, *, operands: str = "%ad, %bd", after: str = "") -> str:
+    """An einsum of two activations between dequantize and quantize."""
+    return f"""
+graph(%self, %a : Tensor, %b : Tensor):
+{constants(equation=equation, none=None)}
+{pair("ad", "a", 0.03, 120)}
+{pair("bd", "b", 0.02, 128)}
+  %list : Tensor[] = prim::ListConstruct({operands})
+  %result : Tensor = aten::einsum(%equation, %list, %none)
+{after}
+{pair("y", "after" if after else "result", 0.2, 110)}
+  return (%y)"""
+
+
+@needs_native
+@pytest.mark.parametrize("after", ["", RELU])
+@pytest.mark.parametrize("equation", ["bic,kc->bik", "b i c, k c -> k i b", "bic,kc"])
+def test_einsum_is_fused(equation: str, after: str) -> None:
+    """Test that a product of two activations is one op of the native target, with what follows it."""
+    run = run_with(FUSE, einsum(equation, after=after), options=NATIVE)
+    assert run.count == 1
+    FileCheck().check("prim::ListConstruct").check("jitquant::einsum_prepack(").check_next(
+        "jitquant::einsum("
+    ).check_next("aten::_make_per_tensor_quantized_tensor").check_next("aten::dequantize").run(
+        graph_of(run.after)
+    )
+    FileCheck().check_not("aten::einsum").check_not("aten::relu").run(graph_of(run.after))
+    check_within_a_step(run.before, run.after, torch.randn(3, 5, 16), torch.randn(4, 16), step=0.2)
+
+
+@pytest.mark.parametrize(
+    ("equation", "operands"),
+    [
+        ("...c,kc->...k", "%ad, %bd"),
+        ("bic,kc->bk", "%ad, %bd"),
+        ("bic,kd->bickd", "%ad, %bd"),
+        ("bic,cc->bi", "%ad, %bd"),
+        ("bic,kc,kc->bik", "%ad, %bd, %bd"),
+        ("bic->bci", "%ad"),
+    ],
+)
+def test_an_einsum_that_is_no_product_of_matrices_stays_float(equation: str, operands: str) -> None:
+    """Test that other equations are left alone, and right."""
+    run = run_with(FUSE, einsum(equation, operands=operands), options=NATIVE)
+    assert run.count == 0
+    FileCheck().check("aten::einsum").run(graph_of(run.after))
+    inputs = torch.randn(3, 5, 4), torch.randn(4, 4)
+    assert torch.equal(run.after(*inputs), run.before(*inputs))
+
+
+def test_einsum_stays_float_on_the_stock_target() -> None:
+    """Test that stock torch has no integer op for it."""
+    run = run_with(FUSE, einsum("bic,kc->bik"))
+    assert run.count == 0
+    FileCheck().check("aten::einsum").run(graph_of(run.after))
 
 
 def test_a_list_with_another_user_stays_float() -> None:

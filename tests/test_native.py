@@ -197,6 +197,50 @@ def test_attention_is_integer_throughout(norm_first: bool) -> None:
     assert torch.equal(saved_and_loaded(quantized)(tokens), quantized(tokens))
 
 
+class RelativePositions(nn.Module):
+    """Queries and a table of positions, as video transformers multiply them."""
+
+    def __init__(self, equation: str, table: tuple[int, ...]) -> None:
+        super().__init__()
+        self.query = nn.Linear(12, 16)
+        self.key = nn.Linear(16, 16)
+        self.register_buffer("table", torch.randn(table))
+        self.equation = equation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum(self.equation, self.query(x), self.key(self.table))
+
+
+@needs_native
+@pytest.mark.parametrize("compiler", ["scripted", "traced"])
+@pytest.mark.parametrize(
+    ("equation", "table", "kind"),
+    [
+        ("b t h c, h k c -> b t h k", (5, 7, 16), "jitquant::einsum"),
+        ("bthc,hkc->kbth", (5, 7, 16), "jitquant::einsum"),
+        ("bThc,hKc", (5, 7, 16), "jitquant::einsum"),
+        ("bthc,hkc->bthk", (1, 7, 16), "jitquant::einsum"),
+        ("...hc,hkc->...hk", (5, 7, 16), "aten::einsum"),
+        ("bthc,hkc->bk", (5, 7, 16), "aten::einsum"),
+    ],
+)
+def test_einsum_is_right(compiler: str, equation: str, table: tuple[int, ...], kind: str) -> None:
+    """Test einsum end to end, at another batch size, and in a file; what has no kernel says why."""
+    torch.manual_seed(0)
+    network, x = RelativePositions(equation, table).eval(), torch.randn(3, 4, 5, 12)
+    model = torch.jit.script(network) if compiler == "scripted" else torch.jit.trace(network, x[:1])
+    quantized = jitquant.quantize_jit(model, WHOLE, lambda m: m(x), [], target="native")
+    assert kind in [node.kind() for node in quantized.graph.nodes()]
+    assert sqnr(network(x), quantized(x)) > 30
+    assert torch.equal(saved_and_loaded(quantized)(x), quantized(x))
+    summary = jitquant.summarize(quantized, x)
+    (row,) = [op for op in summary.ops if op.op == "aten::einsum"]
+    assert ("spell every dimension out" in row.reason) == (kind == "aten::einsum")
+    if kind == "jitquant::einsum":
+        assert summary.multiply_adds.integer_share == 1
+        assert summary.multiply_adds.whole == x.numel() * 16 + x.numel() // 12 * 7 * 16
+
+
 @needs_native
 def test_signed_activations_stay_out_of_the_kernels() -> None:
     """Test that ops whose input is quantized as qint8, which no kernel takes, compute what they should."""

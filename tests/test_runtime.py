@@ -72,6 +72,51 @@ def test_conv2d_agrees_with_float(zero_point: int, groups: int, activation: str,
     assert expected.unique().numel() > 8
 
 
+@pytest.mark.parametrize("scale", [0.5, None])
+@pytest.mark.parametrize("activation", ["", "clip,0,2", "hardswish"])
+@pytest.mark.parametrize(
+    ("channels", "window", "stride", "padding", "dilation"),
+    [
+        (8, (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+        (96, (3, 3, 3), (1, 2, 2), (1, 1, 1), (1, 1, 1)),
+        (20, (1, 3, 2), (2, 1, 3), (0, 2, 1), (1, 2, 1)),
+        (3, (2, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1)),
+        (4, (8, 8, 8), (1, 1, 1), (4, 4, 4), (1, 1, 1)),
+    ],
+)
+def test_depthwise_conv3d(
+    channels: int,
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    activation: str,
+    scale: float | None,
+) -> None:
+    """Test every geometry against exact arithmetic, and padding, which stands for the zero point."""
+    weight = torch.randint(-127, 128, (channels, 1, *window), dtype=torch.int8)
+    scales, bias = torch.linspace(0.004, 0.006, channels), torch.linspace(-1, 1, channels)
+    geometry = (list(stride), list(padding), list(dilation))
+    output = (scale, 3 if scale else 0, activation)
+    kernel = OPS.conv_prepack(weight, scales, bias, *geometry, channels, 0.02, 100, *output, *NO_SUM, None)
+    for sizes in ((2, channels, 6, 7, 9), (1, channels, 4, 5, 5)):
+        integers = uint8(*sizes)
+        real = nn.functional.conv3d(
+            (integers.double() - 100) * 0.02,
+            weight.double() * scales[:, None, None, None, None],
+            bias.double(),
+            *geometry,
+            channels,
+        )
+        function = {"": nn.Identity(), "clip,0,2": nn.Hardtanh(0, 2), "hardswish": nn.Hardswish()}[activation]
+        expected, found = function(real), OPS.conv3d(integers, kernel)
+        if scale:
+            assert (found.double() - rounded(expected, scale, 3)).abs().max() <= 1
+        else:
+            assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-4)
+        assert kernel.multiply_adds() == expected.numel() * weight[0].numel()
+
+
 def test_float_output_is_not_rounded() -> None:
     kernel, reference = conv_kernel(torch.randint(-127, 128, (16, 8, 3, 3), dtype=torch.int8), scale=None)
     found = OPS.conv2d(uint8(1, 8, 9, 7), kernel)
@@ -222,6 +267,92 @@ def test_matmul_refuses(left: Tensor, right: Tensor, words: str) -> None:
     kernel = OPS.binary_prepack("matmul", 0.02, 0, 0.03, 0, None, 0, "")
     with pytest.raises(RuntimeError, match=words):
         OPS.matmul(left, right, kernel)
+
+
+EINSUMS = {
+    "video attention": ("bythwc,hkc->bythwk", (2, 3, 2, 4, 5, 16), (4, 7, 16)),
+    "columns of the right in front": ("bythwc,wkc->bythwk", (2, 3, 2, 4, 5, 16), (5, 7, 16)),
+    "matrices": ("ik,kj->ij", (5, 16), (16, 9)),
+    "transposed result": ("ik,kj->ji", (5, 16), (16, 9)),
+    "batches in another order": ("abik,bakj->jbia", (2, 3, 5, 16), (3, 2, 16, 9)),
+    "two letters to sum over": ("bijk,bjkl->bil", (2, 5, 4, 6), (2, 4, 6, 9)),
+    "summed over in another order": ("bikj,bljk->bil", (2, 5, 4, 6), (2, 9, 6, 4)),
+    "operands the other way": ("kc,bc->bk", (9, 16), (5, 16)),
+    "vectors": ("i,i->", (640,), (640,)),
+    "matrix and vector": ("ij,j->i", (40, 16), (16,)),
+    "vectors of a batch": ("bi,bi->b", (40, 16), (40, 16)),
+    "no arrow": ("ij,kj", (5, 16), (9, 16)),
+    "no arrow, capitals first": ("bCa,aB", (3, 5, 16), (16, 9)),
+    "spaces": (" i j , j k -> i k ", (5, 16), (16, 9)),
+    "a batch of one": ("bik,bkj->bij", (3, 5, 16), (1, 16, 9)),
+    "one of two batches is one": ("abik,abkj->abij", (1, 3, 5, 16), (2, 1, 16, 9)),
+    "one to sum over on the left": ("ik,kj->ij", (50, 1), (16, 9)),
+    "one to sum over on the right": ("bijk,bjkl->bil", (2, 5, 4, 6), (2, 4, 1, 9)),
+    "one column": ("ik,kj->ij", (40, 16), (16, 1)),
+}
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("scale", [1.7, None])
+@pytest.mark.parametrize("name", EINSUMS)
+def test_einsum(name: str, scale: float | None, strided: bool) -> None:
+    """Test that sums of products are those of the numbers, whatever the order of the dimensions."""
+    equation, *sizes = EINSUMS[name]
+    operands = [uint8(*each, seed=seed).contiguous() for seed, each in enumerate(sizes)]
+    if strided:  # every other row of what lies the other way round
+        operands = [
+            each.repeat_interleave(2, 0).permute(*reversed(range(each.dim()))).contiguous()
+            for each in operands
+        ]
+        operands = [each.permute(*reversed(range(each.dim())))[::2] for each in operands]
+    zero_points = [99 if scale else 0, 128]
+    kernel = OPS.einsum_prepack(equation, [0.02, 0.03], [7, 128], scale, 99 if scale else 0, "linear,0.25,0")
+    real = [(operands[0].double() - 7) * 0.02, (operands[1].double() - zero_points[1]) * 0.03]
+    expected = torch.einsum(equation, real) * 0.25
+    found = OPS.einsum(operands, kernel)
+    assert found.shape == expected.shape
+    assert kernel.multiply_adds() >= expected.numel()
+    if scale:
+        assert (found.double() - rounded(expected, scale, zero_points[0])).abs().max() <= 1
+    else:
+        assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_einsum_of_several_sizes() -> None:
+    """Test that a kernel is right for one batch behind another, empty ones and empty sums too."""
+    kernel = OPS.einsum_prepack("bic,kc->bki", [0.02, 0.03], [7, 128], None, 0, "clip,-1,2")
+    for batch, depth in ((1, 16), (3, 16), (0, 16), (2, 0), (3, 16)):
+        operands = uint8(batch, 5, depth), uint8(4, depth, seed=1)
+        real = (operands[0].double() - 7) * 0.02, (operands[1].double() - 128) * 0.03
+        expected = torch.einsum("bic,kc->bki", real).clamp(-1, 2)
+        found = OPS.einsum(operands, kernel)
+        assert found.shape == expected.shape
+        assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "equation", ["ij,jk,kl->il", "ij->ji", "...ij,jk->...ik", "ii,ij->j", "ij,jk->i", "i,j->ij", "ij,jk->ikl"]
+)
+def test_einsum_refuses_equations(equation: str) -> None:
+    """Test that what is no sum over products of two operands makes no kernel."""
+    with pytest.raises(RuntimeError, match=r"leave it to torch\.einsum"):
+        OPS.einsum_prepack(equation, [0.02, 0.03], [7, 128], None, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("operands", "words"),
+    [
+        ([uint8(3, 4)], "multiplies two"),
+        ([uint8(3, 4), uint8(4)], "has 1 dimensions and is 'jk'"),
+        ([uint8(3, 4), uint8(5, 2)], "'j' is 4 in one operand and 5 in the other"),
+        ([torch.randn(3, 4), uint8(4, 2)], "has to be uint8"),
+    ],
+)
+def test_einsum_refuses(operands: list[Tensor], words: str) -> None:
+    """Test that operands that do not fit the equation are refused in words."""
+    kernel = OPS.einsum_prepack("ij,jk->ik", [0.02, 0.03], [7, 128], None, 0, "")
+    with pytest.raises(RuntimeError, match=words):
+        OPS.einsum(operands, kernel)
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 128), (5, 7), (4, 33), (1, 1000)])

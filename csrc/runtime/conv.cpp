@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include "csrc/runtime/depthwise.h"
 #include "csrc/runtime/onednn.h"
 #include "csrc/runtime/residual.h"
 
@@ -62,6 +63,14 @@ class Conv final : public Kernel {
     if (c10::multiply_integers(plan->sizes) == 0) {
       return plan;
     }
+    if (is_depthwise3d() && inputs.size() == 1) {
+      plan->loop = depthwise3d(spec_, {stride_, before_, dilation_}, plan->sizes);
+      if (plan->loop) {
+        plan->implementation = loops().name;
+        plan->multiply_adds = multiply_adds_of(inputs[0], *plan);
+        return plan;
+      }
+    }
     const auto src = desc_of(inputs[0].sizes(), at::kByte, Layout::ChannelsLast);
     const auto dst = desc_of(plan->sizes, tail.dtype, Layout::ChannelsLast);
     const at::Tensor weight = grouped_weight();
@@ -99,12 +108,20 @@ class Conv final : public Kernel {
       finish<dnnl::convolution_forward>(*plan, desc);
     }
     add_numbers(*plan, tail, /*fold_zero_point=*/!shifts_in_padding);
-    plan->multiply_adds = (transposed_ ? inputs[0].numel() : c10::multiply_integers(plan->sizes)) *
-                          (weight_.numel() / weight_.size(0));
+    plan->multiply_adds = multiply_adds_of(inputs[0], *plan);
     return plan;
   }
 
  private:
+  bool is_depthwise3d() const {
+    return spatial_ == 3 && !transposed_ && groups_ > 1 && weight_.size(0) == groups_ && weight_.size(1) == 1;
+  }
+
+  int64_t multiply_adds_of(const at::Tensor& input, const Plan& plan) const {
+    return (transposed_ ? input.numel() : c10::multiply_integers(plan.sizes)) *
+           (weight_.numel() / weight_.size(0));
+  }
+
   // oneDNN 3.2 gives wrong sums where the channels do not fill the lines of AMX's tiles, and a row of the
   // window does: it then forgets that each channel count has a rest.
   void pass_over_wrong_kernel(dnnl::convolution_forward::primitive_desc& desc) const {

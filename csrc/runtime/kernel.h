@@ -65,8 +65,8 @@ class Kernel : public torch::CustomClassHolder {
   const Spec& spec() const { return spec_; }
 
   // What a profile says of the last plan used.
-  std::string implementation() const;
-  int64_t multiply_adds() const;
+  virtual std::string implementation() const;
+  virtual int64_t multiply_adds() const;
 
  protected:
   explicit Kernel(Spec spec);

@@ -4,6 +4,7 @@
 #include <torch/custom_class.h>
 #include <torch/library.h>
 
+#include "csrc/runtime/equation.h"
 #include "csrc/runtime/kernel.h"
 
 namespace jitquant::runtime {
@@ -198,6 +199,19 @@ KernelPtr cat_prepack(int64_t dim, const std::vector<double>& input_scales, cons
   return make_kernel(std::move(spec));
 }
 
+KernelPtr einsum_prepack(const std::string& equation, const std::vector<double>& input_scales,
+                         const Ints& input_zero_points, std::optional<double> scale, int64_t zero_point,
+                         const std::string& activation) {
+  TORCH_CHECK(input_scales.size() == 2 && input_zero_points.size() == 2,
+              "jitquant::einsum_prepack: there have to be two operands, each with a scale and a zero point");
+  Spec spec = new_spec("einsum", activation);
+  spec.set("equation", without_spaces(equation));
+  spec.set("input", QParams{input_scales[0], input_zero_points[0]});
+  spec.set("other", QParams{input_scales[1], input_zero_points[1]});
+  set_output(spec, scale, zero_point);
+  return make_kernel(std::move(spec));
+}
+
 KernelPtr channel_shuffle_prepack(int64_t groups) {
   Spec spec = new_spec("channel_shuffle", "");
   spec.set("groups", Ints{groups});
@@ -303,6 +317,11 @@ TORCH_LIBRARY(jitquant, library) {
        made)
           .c_str(),
       cat_prepack);
+  library.def(("einsum_prepack(str equation, float[] input_scales, int[] input_zero_points, float? scale,"
+               " int zero_point, str activation)" +
+               made)
+                  .c_str(),
+              einsum_prepack);
   library.def(("channel_shuffle_prepack(int groups)" + made).c_str(), channel_shuffle_prepack);
   library.def(
       ("softmax_prepack(int dim, float? input_scale, int input_zero_point, float? scale, int zero_point)" +
@@ -331,7 +350,9 @@ TORCH_LIBRARY(jitquant, library) {
             .c_str(),
         run_two);
   }
-  library.def(("cat(Tensor[] tensors, " + kernel).c_str(), run_list);
+  for (const char* name : {"cat", "einsum"}) {
+    library.def((std::string(name) + "(Tensor[] tensors, " + kernel).c_str(), run_list);
+  }
 }
 
 }  // namespace jitquant::runtime

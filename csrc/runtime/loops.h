@@ -43,6 +43,12 @@ struct Loops {
                       float shift, Bounds bounds);
   void (*sum_columns_to_float)(const uint8_t* in, float* out, int64_t rows, int64_t columns, float factor,
                                float shift, Bounds bounds);
+  // The sum of lines times their weights, [line][column]; then times factors, plus shifts. Exact for up to
+  // 500 lines.
+  void (*weigh_lines)(const uint8_t* const* in, const float* weights, uint8_t* out, int64_t lines,
+                      int64_t columns, const float* factors, const float* shifts, Bounds bounds);
+  void (*weigh_lines_to_float)(const uint8_t* const* in, const float* weights, float* out, int64_t lines,
+                               int64_t columns, const float* factors, const float* shifts, Bounds bounds);
   // Three planes, pixel by pixel.
   void (*interleave3)(const uint8_t* planes, int64_t plane, uint8_t* out, int64_t count);
 };

@@ -160,6 +160,20 @@ void sum_columns_to(const uint8_t* in, Out* out, int64_t rows, int64_t columns, 
   });
 }
 
+template <typename Out>
+void weigh_lines_to(const uint8_t* const* in, const float* weights, Out* out, int64_t lines, int64_t columns,
+                    const float* factors, const float* shifts, Bounds bounds) {
+  const Numbers low = spread(bounds.low);
+  const Numbers high = spread(bounds.high);
+  by_sixteen(columns, [&](int64_t i, int n) {
+    Numbers sum = spread(0.0F);
+    for (int64_t line = 0; line < lines; ++line) {
+      sum = times_plus(load(in[line] + i, n), load(weights + line * columns + i, n), sum);
+    }
+    store(within(times_plus(sum, load(factors + i, n), load(shifts + i, n)), low, high), out + i, n);
+  });
+}
+
 const Loops all = {kName,
                    quantize,
                    look_up,
@@ -171,4 +185,6 @@ const Loops all = {kName,
                    highest,
                    sum_columns_to<uint8_t>,
                    sum_columns_to<float>,
+                   weigh_lines_to<uint8_t>,
+                   weigh_lines_to<float>,
                    interleave3};

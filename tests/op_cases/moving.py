@@ -148,6 +148,21 @@ def split_sizes_function(x: Tensor) -> Tensor:
     return torch.cat([b, a], 1)
 
 
+def tensor_split_indices(x: Tensor) -> Tensor:
+    a, b = torch.tensor_split(x, indices=[1], dim=1)
+    return torch.cat([b, a], 1)
+
+
+def tensor_split_three(x: Tensor) -> Tensor:
+    a, _, c = x.tensor_split([1, 6], 1)
+    return torch.cat([c, a], 1)
+
+
+def tensor_split_sections(x: Tensor) -> Tensor:
+    a, b, c = torch.tensor_split(x, 3, 1)
+    return torch.cat([c, a, b], 1)
+
+
 def split_with_sizes(x: Tensor) -> Tensor:
     a, b = x.split_with_sizes([2, 6], 1)
     return torch.cat([b, a], 1)
@@ -235,6 +250,13 @@ spellings(
     "aten::split_with_sizes",
     method=split_with_sizes,
 )
+spellings(
+    "aten::tensor_split.indices",
+    "aten::tensor_split",
+    function=tensor_split_indices,
+    method=tensor_split_three,
+)
+spellings("aten::tensor_split.sections", "aten::tensor_split", function=tensor_split_sections)
 # Tracing calls it by its other name.
 spellings(
     "aten::split_with_sizes", "aten::split_with_sizes", sizes=split_sizes, sizes_function=split_sizes_function
