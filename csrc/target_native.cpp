@@ -315,9 +315,10 @@ const Target& native_target() {
                       "jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
                       "jitquant::activation_prepack", "jitquant::pool_prepack",
                       "jitquant::adaptive_avg_pool_prepack", "jitquant::cat_prepack",
-                      "jitquant::mean_prepack", "jitquant::einsum_prepack", "jitquant::channel_shuffle_prepack",
-                      "jitquant::softmax_prepack", "jitquant::layer_norm_prepack",
-                      "jitquant::batch_norm_prepack", "jitquant::prelu_prepack", "jitquant::quantize_prepack",
+                      "jitquant::mean_prepack", "jitquant::einsum_prepack",
+                      "jitquant::channel_shuffle_prepack", "jitquant::softmax_prepack",
+                      "jitquant::layer_norm_prepack", "jitquant::batch_norm_prepack",
+                      "jitquant::prelu_prepack", "jitquant::quantize_prepack",
                       "jitquant::dequantize_prepack"},
       .runs = runs};
   return target;
