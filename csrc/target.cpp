@@ -145,7 +145,7 @@ std::vector<IntegerForm> embedding_forms() {
                   .recipe =
                       "integers = aten::int_repr(weight);"
                       "shifted = aten::bitwise_xor(integers, -128);"
-                      "bytes = aten::view(shifted, uint8);"
+                      "bytes = aten::to(shifted, uint8);"
                       "middle = aten::add($weight_zero_points, 128, 1);"
                       "zeros = aten::to(middle, float32);"
                       "rows = aten::_make_per_channel_quantized_tensor(bytes, $weight_scales, zeros, 0);"

@@ -42,6 +42,25 @@ CONSTANTS = [
 NOT_CONSTANTS = [torch.ones(2), [torch.ones(2)], (1, torch.ones(2)), {"a": torch.ones(2)}]
 
 
+@pytest.mark.parametrize(
+    ("asked", "known"), [("prim::dtype", 6), ("aten::dim", 2), ("aten::is_floating_point", True)]
+)
+def test_what_sort_of_tensor_a_weight_is_is_known(asked: str, known: Any) -> None:
+    """Test that a question for a weight's dtype or rank becomes its answer, and one for an input's stays."""
+    kind = "bool" if known is True else "int"
+    text = f"""
+graph(%self, %x : Tensor):
+  %weight : Tensor = prim::GetAttr[name="weight"](%self)
+  %known : {kind} = {asked}(%weight)
+  %unknown : {kind} = {asked}(%x)
+  %both : ({kind}, {kind}) = prim::TupleConstruct(%known, %unknown)
+  return (%both)"""
+    run = run_alone("fold_attributes", text, {"weight": torch.ones(2, 3)})
+    assert run.count == 1
+    assert ops_of(run.after).count(asked) == 1
+    assert run.after(torch.ones(2, 3)) == (known, known)
+
+
 def attribute_reads(module: torch.jit.ScriptModule) -> list[str]:
     """The names of the attributes that forward reads."""
     return [node.s("name") for node in nodes_of(module, "prim::GetAttr")]
