@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "csrc/graph_edit.h"
+#include "csrc/input_statistics.h"
 #include "csrc/pass.h"
 #include "csrc/walk.h"
 
@@ -11,7 +13,8 @@ Writes::Writes(const Context& context, const std::shared_ptr<torch::jit::Graph>&
   bool mutates = false;
   for_each_node(graph->block(), [&](torch::jit::Node* node) {
     const auto* schema = node->maybeSchema();
-    mutates = mutates || (schema != nullptr && schema->is_mutable());
+    const bool records = is_op(node, {kRecordMeans, kRecordProducts});  // into what nothing else has
+    mutates = mutates || (schema != nullptr && schema->is_mutable() && !records);
   });
   if (mutates) {
     aliases_.emplace(graph);

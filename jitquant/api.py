@@ -34,7 +34,6 @@ from jitquant.pipeline import (
     OBSERVE,
     PREPARE_PASSES,
     QUANTIZE,
-    RECORD,
     PassOptions,
     Record,
     run_passes,
@@ -76,6 +75,7 @@ def prepare_jit(
     preset: str = "balanced",
     correct_bias: bool | None = None,
     round_weights: bool | None = None,
+    equalize_layers: bool | None = None,
     methods: Sequence[str] = ("forward",),
     preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
@@ -93,7 +93,8 @@ def prepare_jit(
             or ``"native"``, which is faster and whose files need jitquant's op library where they are loaded.
         preset: what is done to win back accuracy: ``"fast"``, ``"balanced"`` or ``"accurate"``. See
             ``jitquant.presets``.
-        correct_bias, round_weights: switch one of these methods on or off, whatever the preset does.
+        correct_bias, round_weights, equalize_layers: switch one of these methods on or off, whatever the
+            preset does.
         methods: which methods of the model are to be quantized; the others stay as they are.
         preserved_attrs: methods that ``forward`` calls and that are to stay; other methods stay anyway.
         print_graphs: print the graph after each pass that changed something, with its number of rewrites.
@@ -109,8 +110,15 @@ def prepare_jit(
     check_target(target, caller)
     check_not_prepared(model, caller)
     check_evaluation_mode(model, caller)
-    accuracy = choose_methods(preset, caller, correct_bias=correct_bias, round_weights=round_weights)
-    passes = tuple(name for name in PREPARE_PASSES if name not in RECORD or name in accuracy.passes())
+    accuracy = choose_methods(
+        preset,
+        caller,
+        correct_bias=correct_bias,
+        round_weights=round_weights,
+        equalize_layers=equalize_layers,
+    )
+    before, recording = BEFORE_OBSERVING + accuracy.before_observing(), accuracy.recording()
+    passes = before + OBSERVE + recording
     check_pass_name(stop_after, passes, caller)
     check_attributes(model, preserved_attrs, caller)
     check_methods(model, methods, caller)
@@ -129,10 +137,10 @@ def prepare_jit(
         stop_after=stop_after,
     )
     chosen: dict[OpNode, QConfig | None] = {}
-    if not run(BEFORE_OBSERVING, options=options):
+    if not run(before, options=options):
         chosen = choose_qconfigs(quantizer, work, methods)
         observing = replace(options, observers=compile_observers(chosen))
-        run(OBSERVE + accuracy.passes(), options=observing)
+        run(OBSERVE + recording, options=observing)
     words = quantizer.describe() if isinstance(quantizer, QConfigMapping) else describe_choice(chosen)
     if stop_after is None and not observers_of(work):
         warnings.warn(
@@ -238,6 +246,7 @@ def quantize_jit(
     preset: str = "balanced",
     correct_bias: bool | None = None,
     round_weights: bool | None = None,
+    equalize_layers: bool | None = None,
     methods: Sequence[str] = ("forward",),
     strict: bool | Sequence[str] = False,
     preserved_attrs: Sequence[str] = (),
@@ -249,9 +258,9 @@ def quantize_jit(
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
-        model, qconfig_dict, inplace, debug, target, preset, correct_bias, round_weights, methods, strict,
-            preserved_attrs, print_graphs, stop_after: as for ``prepare_jit`` and ``convert_jit``.
-            ``target="native"`` makes the fastest.
+        model, qconfig_dict, inplace, debug, target, preset, correct_bias, round_weights, equalize_layers,
+            methods, strict, preserved_attrs, print_graphs, stop_after: as for ``prepare_jit`` and
+            ``convert_jit``. ``target="native"`` makes the fastest.
 
     Raises:
         QuantizationError: as those two do. With ``inplace=True`` the model is changed only if all went well.
@@ -271,6 +280,7 @@ def quantize_jit(
         preset=preset,
         correct_bias=correct_bias,
         round_weights=round_weights,
+        equalize_layers=equalize_layers,
         methods=methods,
         preserved_attrs=preserved_attrs,
         print_graphs=print_graphs,

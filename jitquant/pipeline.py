@@ -32,6 +32,9 @@ FOLD = (
     "fold_conv_bn",  # before observers: the folded weight is the one to be observed
 )
 
+# Before observers, which see other ranges then. jitquant/presets.py says whether it runs.
+EQUALIZE = ("equalize_layers",)
+
 OBSERVE = ("insert_observers",)
 
 # Behind insert_observers: only weights that are observed will be rounded. jitquant/presets.py says which run.
@@ -60,7 +63,7 @@ LOWER = (
 )
 
 BEFORE_OBSERVING = CANONICALIZE + FOLD
-PREPARE_PASSES = BEFORE_OBSERVING + OBSERVE + RECORD
+PREPARE_PASSES = BEFORE_OBSERVING + EQUALIZE + OBSERVE + RECORD
 CONVERT_PASSES = QUANTIZE + LOWER
 FUSE_PASSES = (*CANONICALIZE, "fold_conv_bn")
 

@@ -7,6 +7,9 @@ Preset        `correct_bias`  `round_weights`   What it costs
 ``balanced``  yes             no                a mean of each channel while calibrating
 ``accurate``  yes             yes               products of inputs while calibrating, seconds of conversion
 ============  ==============  ================  ==========================================================
+
+``equalize_layers`` is for weights with one scale, as those of qnnpack's default qconfig; where each output
+channel has a scale of its own it gains little, and no preset has it.
 """
 
 from __future__ import annotations
@@ -27,12 +30,19 @@ class Methods:
         arXiv:1906.04721, section 4.2).
     round_weights: weights are rounded such that the results change least (GPTQ, Frantar et al. 2023,
         arXiv:2210.17323), and the bias of these ops is corrected with them.
+    equalize_layers: the channels between two layers get ranges that are alike (Nagel et al. 2019,
+        section 4.1).
     """
 
     correct_bias: bool = False
     round_weights: bool = False
+    equalize_layers: bool = False
 
-    def passes(self) -> tuple[str, ...]:
+    def before_observing(self) -> tuple[str, ...]:
+        """The passes that change the model before it is observed."""
+        return ("equalize_layers",) if self.equalize_layers else ()
+
+    def recording(self) -> tuple[str, ...]:
         """The passes that record what these methods need, in their order."""
         products = ("observe_products",) if self.round_weights else ()
         means = ("observe_means",) if self.correct_bias else ()  # of what the first left alone

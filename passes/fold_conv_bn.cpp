@@ -20,9 +20,9 @@
 #include <ATen/ATen.h>
 
 #include "csrc/graph_edit.h"
-#include "csrc/module_path.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
+#include "csrc/static_weights.h"
 #include "csrc/walk.h"
 
 namespace jitquant {
@@ -77,18 +77,6 @@ at::Tensor scale_channels(const at::Tensor& weight, const at::Tensor& scale, int
   return (weight.to(at::kDouble) * factor).to(weight.scalar_type());
 }
 
-using Uses = std::unordered_map<std::string, size_t>;
-
-bool is_shared(const Uses& uses, const Value* value) {
-  auto path = attribute_path(value);
-  auto found = path ? uses.find(*path) : uses.end();
-  return found != uses.end() && found->second > 1;
-}
-
-std::string last_name(const Value* value, const std::string& otherwise) {
-  return value->node()->kind() == c10::prim::GetAttr ? value->node()->s(c10::attr::name) : otherwise;
-}
-
 // Whether nothing but the batch norm uses the numbers; others may ask for the shape, which stays the same.
 bool feeds_only(const Value* value, const Node* user) {
   return value->node()->owningBlock() == user->owningBlock() &&
@@ -138,12 +126,8 @@ bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
   if (bias) {
     folded_bias = folded_bias + bias->to(at::kDouble) * norm->scale;
   }
-  Value* new_weight = context.set_static(op, weight_value, last_name(weight_value, "weight"), folded_weight,
-                                         shared ? nullptr : weight_value);
-  Value* new_bias = context.set_static(op, weight_value, last_name(bias_value, "bias"),
-                                       folded_bias.to(weight->scalar_type()), shared ? nullptr : bias_value);
-  set_input(op, row->weight->c_str(), new_weight);
-  set_input(op, row->bias->c_str(), new_bias);
+  replace_weight(context, op, row->weight->c_str(), folded_weight, shared);
+  replace_weight(context, op, row->bias->c_str(), folded_bias.to(weight->scalar_type()), shared);
   norm_node->output()->replaceAllUsesWith(op->output());
   norm_node->destroy();
   return true;

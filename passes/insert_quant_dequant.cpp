@@ -27,6 +27,7 @@
 #include "csrc/quantization_params.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
+#include "csrc/writes.h"
 
 namespace jitquant {
 
@@ -137,8 +138,9 @@ class Inserter {
     observed.call->destroy();
   }
 
-  // Gives the outputs of ops that move values, or that have a known range, their parameters.
-  void visit(Node* node) {
+  // Gives the outputs of ops that move values, or that have a known range, their parameters. What is changed
+  // in place later on stays as it is, as the change would go to one copy.
+  void visit(Node* node, const Writes& writes) {
     const OpRow* row = find_row(node);
     if (row == nullptr || row->activations.empty() || row->output == Output::Observed || is_fenced(node) ||
         casts(node) || !has_integer_form(context_.target(), *row)) {
@@ -152,7 +154,11 @@ class Inserter {
       return;
     }
     const Node* source = slots[0].value()->node()->input()->node();
-    for (Value* output : tensor_outputs(node)) {
+    const auto outputs = tensor_outputs(node);
+    if (std::any_of(outputs.begin(), outputs.end(), [&](Value* output) { return writes.touch(output); })) {
+      return;
+    }
+    for (Value* output : outputs) {
       quantize_like(output, node, *row, source);
     }
   }
@@ -230,7 +236,8 @@ int64_t InsertQuantDequant(Context& context) {
     inserter.replace_observer(observed);
   }
   for (const auto& graph : context.graphs()) {
-    for_each_node(graph->block(), [&](Node* node) { inserter.visit(node); });
+    const Writes writes(context, graph);
+    for_each_node(graph->block(), [&](Node* node) { inserter.visit(node, writes); });
     eliminate_dead_code(graph);
   }
   return inserter.count();

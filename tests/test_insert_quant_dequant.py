@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.ao import quantization as ao
 from torch.testing import FileCheck
 
-from jitquant import QuantizationError
+from jitquant import QuantizationError, get_default_qconfig, quantize_jit
 from jitquant.observers import (
     FixedQParamsObserver,
     HistogramObserver,
@@ -624,3 +624,58 @@ def test_two_methods_are_converted() -> None:
     assert run_pass(INSERT, module, methods=methods) == 4
     for method in methods:
         FileCheck().check("aten::quantize_per_tensor").check_not("_observer_").run(graph_of(module, method))
+
+
+@pytest.mark.parametrize("change", ["aten::relu_(%turned)", "aten::add_(%view, %xo, %one)"])
+def test_a_value_that_is_changed_in_place_is_not_quantized(change: str) -> None:
+    """Test that what moves values gives float where an op changes it, or a view of it, later on."""
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(dim=[1], start=0, end=-1, one=1)}
+{observe("xo", "x", 0)}
+  %turned : Tensor = aten::flip(%xo, %dim)
+  %view : Tensor = aten::transpose(%turned, %start, %one)
+  %changed : Tensor = {change}
+  %y : Tensor = aten::flatten(%turned, %start, %end)
+  return (%y)"""
+    module = inserted(text, {"_observer_0": observer(-3.0, 3.0)})
+    assert [node.inputsAt(0).debugName() for node in quantizes(module)] == ["x"]
+    x = torch.tensor([[1.0, -2.0], [3.0, -1.0]])
+    expected = x.flip(1)
+    expected = expected.relu() if "relu" in change else expected + x.t()
+    torch.testing.assert_close(module(x), expected.flatten(), atol=0.03, rtol=0)
+
+
+class ChangedPool(nn.Module):
+    """A pooled value that is changed in place between those who take it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.second = nn.Conv2d(4, 4, 1)
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(self.first(x), 1)
+        before = torch.cat([pooled, pooled], 1)
+        changed = torch.nn.functional.relu(pooled, inplace=True)
+        return before, self.second(changed), self.linear(pooled.flatten(1))
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_a_model_that_changes_a_pooled_value_is_right(target: str, debug: bool) -> None:
+    """Test that all who take the value see the change or do not, as in float."""
+    network = ChangedPool().eval()
+    x = torch.randn(4, 3, 8, 8) * 2
+    with torch.no_grad():
+        expected = network(x.clone())
+    module = quantize_jit(
+        torch.jit.script(network),
+        {"": get_default_qconfig()},
+        lambda prepared: prepared(x),
+        [],
+        debug=debug,
+        target=target,
+    )
+    for one, other in zip(module(x.clone()), expected, strict=True):
+        assert (one - other).abs().max() < 0.03

@@ -103,7 +103,7 @@ def test_each_preset_is_nearer_to_float(network: nn.Module) -> None:
 def test_balanced_is_the_default(network: nn.Module) -> None:
     """Test that without a word the methods are those of balanced, and the file says so."""
     facts = jitquant.info(quantized(network))
-    assert facts["accuracy"] == {"correct_bias": True, "round_weights": False}
+    assert facts["accuracy"] == {"correct_bias": True, "round_weights": False, "equalize_layers": False}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
