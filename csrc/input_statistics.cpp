@@ -1,6 +1,7 @@
 #include "csrc/input_statistics.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
@@ -19,7 +20,7 @@ using torch::jit::Node;
 using torch::jit::Value;
 
 // Of more patches a part stands for all: neighbours are alike.
-constexpr int64_t kMostPatches = 4096;
+constexpr int64_t kMostPatches = 1024;
 
 void record_means(const at::Tensor& input, const at::Tensor& sums, int64_t axis) {
   const int64_t channels = sums.size(0) - 1;
@@ -38,23 +39,41 @@ void record_means(const at::Tensor& input, const at::Tensor& sums, int64_t axis)
   sums.slice(0, channels).add_(static_cast<double>(input.numel() / channels));
 }
 
-// The patches that a convolution multiplies, [groups, patches, K]; the rows that a linear does.
+// By how much a stride may grow for no more patches than that.
+int64_t sparser(const at::Tensor& image, at::IntArrayRef stride) {
+  const int64_t patches = image.size(0) * image.size(-2) * image.size(-1) / (stride[0] * stride[1]);
+  return std::max<int64_t>(
+      1, static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(patches) / kMostPatches))));
+}
+
+// Some of the patches that a convolution multiplies, [groups, K, patches]; of the rows that a linear does.
 at::Tensor patches_of(const at::Tensor& input, at::IntArrayRef window, at::IntArrayRef stride,
                       at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
   if (window.empty()) {
-    return input.reshape({1, -1, input.size(-1)});
+    const at::Tensor rows = input.reshape({-1, input.size(-1)});
+    const int64_t step = (rows.size(0) + kMostPatches - 1) / kMostPatches;
+    return rows.slice(0, 0, rows.size(0), step).t().unsqueeze(0);
   }
   at::Tensor image = input.dim() == static_cast<int64_t>(window.size()) + 1 ? input.unsqueeze(0) : input;
   auto both = [](at::IntArrayRef sizes, int64_t one) {
     return sizes.size() == 1 ? std::vector<int64_t>{one, sizes[0]} : sizes.vec();
   };
   image = window.size() == 1 ? image.unsqueeze(-2) : image;
-  const at::Tensor columns = at::im2col(image, both(window, 1), both(dilation, 1), both(padding, 0),
-                                        both(stride, 1));  // [batch, groups * K, pixels]
+  std::vector<int64_t> steps = both(stride, 1);
+  const int64_t more = sparser(image, steps);
+  for (int64_t& step : steps) {
+    step *= more;
+  }
+  const auto sizes = both(window, 1);
+  const auto around = both(padding, 0);
+  const bool is_pixel = sizes == std::vector<int64_t>{1, 1} && around == std::vector<int64_t>{0, 0};
+  const at::Tensor columns =
+      is_pixel ? image.slice(2, 0, image.size(2), steps[0]).slice(3, 0, image.size(3), steps[1]).flatten(2)
+               : at::im2col(image, sizes, both(dilation, 1), around, steps);
   const int64_t depth = columns.size(1) / groups;
   return columns.reshape({columns.size(0), groups, depth, columns.size(2)})
-      .permute({1, 0, 3, 2})
-      .reshape({groups, -1, depth});
+      .permute({1, 2, 0, 3})
+      .reshape({groups, depth, -1});
 }
 
 void record_products(const at::Tensor& input, const at::Tensor& sums, at::IntArrayRef window,
@@ -64,11 +83,13 @@ void record_products(const at::Tensor& input, const at::Tensor& sums, at::IntArr
     return;
   }
   at::NoGradGuard no_grad;
-  at::Tensor patches = patches_of(input, window, stride, padding, dilation, groups);
-  const int64_t step = (patches.size(1) + kMostPatches - 1) / kMostPatches;
-  patches = patches.slice(1, 0, patches.size(1), step);
-  patches = at::cat({patches, at::ones({groups, patches.size(1), 1})}, 2);
-  sums.add_(at::bmm(patches.transpose(1, 2), patches));
+  const at::Tensor patches = patches_of(input, window, stride, padding, dilation, groups);
+  const int64_t depth = patches.size(1);
+  const at::Tensor sum = patches.sum(2);
+  sums.slice(1, 0, depth).slice(2, 0, depth).add_(at::bmm(patches, patches.transpose(1, 2)));
+  sums.select(1, depth).slice(1, 0, depth).add_(sum);
+  sums.select(2, depth).slice(1, 0, depth).add_(sum);
+  sums.select(1, depth).select(1, depth).add_(static_cast<double>(patches.size(2)));
 }
 
 // The op in front of which a node stands that records its input, if its weight is quantized by now.

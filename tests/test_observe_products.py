@@ -67,14 +67,34 @@ def test_products_of_a_linear() -> None:
     torch.testing.assert_close(module._c.getattr("_statistics_0"), products_of(x.reshape(1, -1, 6)))
 
 
-def test_of_many_patches_a_part_stands_for_all() -> None:
-    """Test that a call never looks at more than 4,096 patches, evenly spread, and counts those."""
+def test_of_many_rows_a_part_stands_for_all() -> None:
+    """Test that a call never looks at more than 1,024 rows, evenly spread, and counts those."""
     module = prepared(LINEAR, {"weight": torch.randn(3, 2)})
     x = torch.arange(10000.0).reshape(-1, 1).expand(-1, 2).contiguous()
     module(x)
     recorded = module._c.getattr("_statistics_0")[0]
-    assert 2048 < recorded[-1, -1] <= 4096
-    assert abs(recorded[0, -1] / recorded[-1, -1] - 5000) < 5
+    assert 512 < recorded[-1, -1] <= 1024
+    assert abs(recorded[0, -1] / recorded[-1, -1] - 5000) < 10
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_of_many_patches_a_part_stands_for_all(window: int) -> None:
+    """Test the same of a convolution, whose patches are taken from all over the image."""
+    values = constants(none=None, stride=[1, 1], padding=[window // 2] * 2, dilation=[1, 1], groups=1)
+    text = f"""
+graph(%self, %x : Tensor):
+{attribute("weight")}
+{values}
+  %y : Tensor = aten::conv2d(%x, %weight, %none, %stride, %padding, %dilation, %groups)
+  return (%y)"""
+    module = prepared(text, {"weight": torch.randn(3, 2, window, window)})
+    x = torch.randn(2, 2, 100, 80) + torch.tensor([1.0, -3.0]).reshape(1, 2, 1, 1)
+    module(x)
+    recorded = module._c.getattr("_statistics_0")[0]
+    count = recorded[-1, -1]
+    assert 512 < count <= 1024
+    middle = recorded[:-1, -1].reshape(2, -1)[:, window * window // 2] / count
+    torch.testing.assert_close(middle, torch.tensor([1.0, -3.0]), atol=0.2, rtol=0)
 
 
 @pytest.mark.parametrize("features", [2304, 2305])
