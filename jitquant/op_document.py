@@ -33,21 +33,23 @@ def document() -> str:
 
 def _row(row: dict[str, Any]) -> list[str]:
     weight = "" if row["weight"] is None else f"`{row['weight']}`, axis {row['weight_axis']}"
-    columns = [_integer_ops(row[target]) for target in TARGETS]
+    columns = [_integer_ops(row["op"], row[target]) for target in TARGETS]
     activations = ", ".join(f"`{name}`" for name in row["activations"])
     return [f"`{row['op']}`", activations, weight, SCALES[row["output"]], *columns]
 
 
-def _integer_ops(column: dict[str, Any]) -> str:
-    """The op that computes, in each of the recipes."""
+def _integer_ops(row: str, column: dict[str, Any]) -> str:
+    """The op that computes, in each of the recipes: that of the row itself, or else the last."""
     if not column["integer"]:
         return "float"
-    computing = [_computing_op(recipe) for recipe in column["recipes"]]
+    computing = [_computing_op(row, recipe) for recipe in column["recipes"]]
     return ", ".join(f"`{op}`" for op in dict.fromkeys(computing)) or "as it is"
 
 
-def _computing_op(recipe: str) -> str:
+def _computing_op(row: str, recipe: str) -> str:
     ops = [re.sub(r".*=\s*", "", statement).split("(")[0].strip() for statement in recipe.split(";")]
+    if row in ops:
+        return row
     return [op for op in ops if op != "aten::_make_per_tensor_quantized_tensor"][-1]
 
 

@@ -221,7 +221,9 @@ class Fuser {
     }
     Value* result = build_form(*form, lowering, before);
     node->output(0)->replaceAllUsesWith(result);
-    return {result->node()->kind().toQualString(), ""};
+    const std::string same_op = node->kind().toQualString();
+    const bool looks_up = form->recipe.find(same_op + "(") != std::string::npos;  // and then scales
+    return {looks_up ? same_op : result->node()->kind().toQualString(), ""};
   }
 
   Fate replace(Node* node, const OpRow& row, const IntegerForm& first,

@@ -146,6 +146,12 @@ def test_one_scale_for_the_whole_weight_will_do(name: str, target: str) -> None:
     assert sqnr(model(words), module(words)) > 34
 
 
+def test_the_report_names_what_looks_up() -> None:
+    """Test that an embedding is said to be integer, with its weight."""
+    record = record_of(quantized(torch.jit.script(Classifier().eval()), TABLE), "aten::embedding")
+    assert (record["becomes"], record["weights"]) == ("aten::embedding", WORDS * FEATURES)
+
+
 def test_a_file_is_a_quarter() -> None:
     """Test that a file holds integers and a scale for each row, and no float weight."""
     model = torch.jit.script(nn.Embedding(2000, 64).eval())
