@@ -33,7 +33,7 @@ from benchmarks.run import ModelRun, Settings
 JUDGED_MODELS = {"efficientnet_lite0": MODELS["efficientnet_lite0"], "minilm": TOKENS_OF_MINILM}
 DEFAULT_ENGINES = ["jitquant-native", "ort-int8", "openvino-int8"]
 PRESETS = ("fast", "balanced", "accurate")
-METHODS = ("equalize", "smooth", "round_weights", "correct_bias")
+METHODS = ("equalize", "smooth_inputs", "round_weights", "correct_bias")
 FULL = {"calibrate": 32, "judge": 0}
 QUICK = {"calibrate": 16, "judge": 64}
 

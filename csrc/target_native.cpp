@@ -62,7 +62,8 @@ std::string conv_recipe(const std::string& run, const std::string& output_paddin
 std::string linear_recipe(const std::string& run) {
   return "integers = aten::int_repr(weight);"
          "kernel = jitquant::linear_prepack(integers, $weight_scales, bias, $input_scale, $input_zero_point,"
-         " $scale, $zero_point, $activation, $sum, $other_scale, $other_zero_point);" +
+         " $scale, $zero_point, $activation, $sum, $other_scale, $other_zero_point,"
+         " $factors);" +
          run;
 }
 
@@ -145,7 +146,8 @@ std::vector<IntegerForm> make_forms() {
                    .recipe = linear_recipe("jitquant::linear(input, kernel)"),
                    .sum_recipe = linear_recipe("jitquant::linear_add(input, $other, kernel)"),
                    .takes_activation = true,
-                   .gives_float = true});
+                   .gives_float = true,
+                   .takes_factors = true});
   forms.push_back(binary_form("aten::add.Tensor", "add"));
   forms.push_back(binary_form("aten::sub.Tensor", "sub"));
   forms.push_back(binary_form("aten::mul.Tensor", "mul"));
@@ -315,9 +317,10 @@ const Target& native_target() {
                       "jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
                       "jitquant::activation_prepack", "jitquant::pool_prepack",
                       "jitquant::adaptive_avg_pool_prepack", "jitquant::cat_prepack",
-                      "jitquant::mean_prepack", "jitquant::einsum_prepack", "jitquant::channel_shuffle_prepack",
-                      "jitquant::softmax_prepack", "jitquant::layer_norm_prepack",
-                      "jitquant::batch_norm_prepack", "jitquant::prelu_prepack", "jitquant::quantize_prepack",
+                      "jitquant::mean_prepack", "jitquant::einsum_prepack",
+                      "jitquant::channel_shuffle_prepack", "jitquant::softmax_prepack",
+                      "jitquant::layer_norm_prepack", "jitquant::batch_norm_prepack",
+                      "jitquant::prelu_prepack", "jitquant::quantize_prepack",
                       "jitquant::dequantize_prepack"},
       .runs = runs};
   return target;

@@ -75,6 +75,7 @@ def prepare_jit(
     target: str = "quantized",
     preset: str = "balanced",
     correct_bias: bool | None = None,
+    smooth_inputs: bool | None = None,
     round_weights: bool | None = None,
     methods: Sequence[str] = ("forward",),
     preserved_attrs: Sequence[str] = (),
@@ -93,7 +94,8 @@ def prepare_jit(
             or ``"native"``, which is faster and whose files need jitquant's op library where they are loaded.
         preset: what is done to win back accuracy: ``"fast"``, ``"balanced"`` or ``"accurate"``. See
             ``jitquant.presets``.
-        correct_bias, round_weights: switch one of these methods on or off, whatever the preset does.
+        correct_bias, smooth_inputs, round_weights: switch one of these methods on or off, whatever the preset
+            does.
         methods: which methods of the model are to be quantized; the others stay as they are.
         preserved_attrs: methods that ``forward`` calls and that are to stay; other methods stay anyway.
         print_graphs: print the graph after each pass that changed something, with its number of rewrites.
@@ -109,7 +111,9 @@ def prepare_jit(
     check_target(target, caller)
     check_not_prepared(model, caller)
     check_evaluation_mode(model, caller)
-    accuracy = choose_methods(preset, caller, correct_bias=correct_bias, round_weights=round_weights)
+    accuracy = choose_methods(
+        preset, caller, correct_bias=correct_bias, smooth_inputs=smooth_inputs, round_weights=round_weights
+    )
     passes = tuple(name for name in PREPARE_PASSES if name not in RECORD or name in accuracy.passes())
     check_pass_name(stop_after, passes, caller)
     check_attributes(model, preserved_attrs, caller)
@@ -237,6 +241,7 @@ def quantize_jit(
     target: str = "quantized",
     preset: str = "balanced",
     correct_bias: bool | None = None,
+    smooth_inputs: bool | None = None,
     round_weights: bool | None = None,
     methods: Sequence[str] = ("forward",),
     strict: bool | Sequence[str] = False,
@@ -249,9 +254,9 @@ def quantize_jit(
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
-        model, qconfig_dict, inplace, debug, target, preset, correct_bias, round_weights, methods, strict,
-            preserved_attrs, print_graphs, stop_after: as for ``prepare_jit`` and ``convert_jit``.
-            ``target="native"`` makes the fastest.
+        model, qconfig_dict, inplace, debug, target, preset, correct_bias, smooth_inputs, round_weights,
+            methods, strict, preserved_attrs, print_graphs, stop_after: as for ``prepare_jit`` and
+            ``convert_jit``. ``target="native"`` makes the fastest.
 
     Raises:
         QuantizationError: as those two do. With ``inplace=True`` the model is changed only if all went well.
@@ -270,6 +275,7 @@ def quantize_jit(
         target=target,
         preset=preset,
         correct_bias=correct_bias,
+        smooth_inputs=smooth_inputs,
         round_weights=round_weights,
         methods=methods,
         preserved_attrs=preserved_attrs,

@@ -1,12 +1,12 @@
 """What is done to win back accuracy, and the presets that choose it.
 
-============  ==============  ================  ==========================================================
-Preset        `correct_bias`  `round_weights`   What it costs
-============  ==============  ================  ==========================================================
-``fast``      no              no                nothing
-``balanced``  yes             no                a mean of each channel while calibrating
-``accurate``  yes             yes               products of inputs while calibrating, seconds of conversion
-============  ==============  ================  ==========================================================
+============  ==============  ===============  ===============  =========================================
+Preset        `correct_bias`  `smooth_inputs`  `round_weights`  What it costs while calibrating
+============  ==============  ===============  ===============  =========================================
+``fast``      no              no               no               nothing
+``balanced``  yes             yes              no               the mean and the range of each channel
+``accurate``  yes             yes              yes              products of inputs, seconds of conversion
+============  ==============  ===============  ===============  =========================================
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ class Methods:
 
     correct_bias: the bias takes back what rounding the weight shifts on average (Nagel et al. 2019,
         arXiv:1906.04721, section 4.2).
+    smooth_inputs: large channels of what a linear takes are made smaller before they are rounded, and the
+        weights that they meet larger (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438).
     round_weights: weights are rounded such that the results change least (GPTQ, Frantar et al. 2023,
         arXiv:2210.17323), and the bias of these ops is corrected with them.
     """
 
     correct_bias: bool = False
+    smooth_inputs: bool = False
     round_weights: bool = False
 
     def passes(self) -> tuple[str, ...]:
         """The passes that record what these methods need, in their order."""
+        channels = ("observe_channels",) if self.smooth_inputs else ()
         products = ("observe_products",) if self.round_weights else ()
-        means = ("observe_means",) if self.correct_bias else ()  # of what the first left alone
-        return products + means
+        means = ("observe_means",) if self.correct_bias else ()  # of what the second left alone
+        return channels + products + means
 
 
 PRESETS = {
     "fast": Methods(),
-    "balanced": Methods(correct_bias=True),
-    "accurate": Methods(correct_bias=True, round_weights=True),
+    "balanced": Methods(correct_bias=True, smooth_inputs=True),
+    "accurate": Methods(correct_bias=True, smooth_inputs=True, round_weights=True),
 }
 
 

@@ -56,19 +56,23 @@ def test_one_row_where_there_are_no_presets(keywords: set[str]) -> None:
 
 
 def test_ablation_has_each_method_alone_and_all_but_it(keywords: set[str]) -> None:
-    keywords.update(["smooth", "equalize"])
+    keywords.update(["smooth_inputs", "equalize"])
     found = choices([], ablation=True)
     assert list(found) == [
-        *("", "no method", "equalize alone", "smooth alone"),
-        *("all but equalize", "all but smooth", "all methods"),
+        *("", "no method", "equalize alone", "smooth_inputs alone"),
+        *("all but equalize", "all but smooth_inputs", "all methods"),
     ]
-    assert found["equalize alone"] == found["all but smooth"] == {"equalize": True, "smooth": False}
+    assert (
+        found["equalize alone"]
+        == found["all but smooth_inputs"]
+        == {"equalize": True, "smooth_inputs": False}
+    )
     assert choices([], ablation=False) == {"": {}}
 
 
 def test_ablation_of_a_single_method_says_nothing_twice(keywords: set[str]) -> None:
-    keywords.add("smooth")
-    assert list(choices([], ablation=True)) == ["", "no method", "smooth alone"]
+    keywords.add("smooth_inputs")
+    assert list(choices([], ablation=True)) == ["", "no method", "smooth_inputs alone"]
 
 
 def figures() -> ModelFigures:
