@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
+#include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include "csrc/graph_edit.h"
 #include "csrc/observer_calls.h"
+#include "csrc/observers/vectorized.h"
 #include "csrc/op_table.h"
 #include "csrc/quantization_params.h"
 #include "csrc/walk.h"
@@ -18,6 +22,8 @@ namespace {
 
 using torch::jit::Node;
 using torch::jit::Value;
+
+constexpr const char* kLinear = "aten::linear";
 
 // Of more patches a part stands for all: neighbours are alike.
 constexpr int64_t kMostPatches = 1024;
@@ -92,18 +98,56 @@ void record_products(const at::Tensor& input, const at::Tensor& sums, at::IntArr
   sums.select(1, depth).select(1, depth).add_(static_cast<double>(patches.size(2)));
 }
 
-// The op in front of which a node stands that records its input, if its weight is quantized by now.
-Node* recorded_op(Node* record) {
-  Node* op = record->next();
-  while (op != record->owningBlock()->return_node()) {
-    const OpRow* row = find_row(op);
-    if (row != nullptr && row->weight) {
-      const bool is_it = op->input(0) == record->input(0) && is_dequantize(op->namedInput(*row->weight));
-      return is_it ? op : nullptr;
+// Row after row, so that memory is read in its order.
+JITQUANT_VECTORIZED void add_rows(const float* in, int64_t rows, int64_t step, int64_t columns, float* low,
+                                  float* high, float* squares) {
+  for (int64_t row = 0; row < rows; ++row, in += step) {
+    for (int64_t i = 0; i < columns; ++i) {
+      const float x = in[i];
+      low[i] = x < low[i] ? x : low[i];
+      high[i] = x > high[i] ? x : high[i];
+      squares[i] += x * x;
     }
-    op = op->next();
   }
-  return nullptr;
+}
+
+// Adds what stands in some columns of `in` to the columns of `sums`, which are `channels` + 1 apart.
+void add_columns(const float* in, int64_t rows, int64_t channels, double* sums, int64_t begin, int64_t end) {
+  constexpr int64_t part = 64;  // floats add up well only so many at a time
+  const int64_t columns = end - begin;
+  std::vector<float> low(sums + begin, sums + end);
+  std::vector<float> high(sums + channels + 1 + begin, sums + channels + 1 + end);
+  std::vector<float> squares(static_cast<size_t>(columns));
+  double* all = sums + 2 * (channels + 1) + begin;
+  for (int64_t row = 0; row < rows; row += part) {
+    std::fill(squares.begin(), squares.end(), 0.0F);
+    add_rows(in + row * channels + begin, std::min(part, rows - row), channels, columns, low.data(),
+             high.data(), squares.data());
+    std::transform(squares.begin(), squares.end(), all, all, std::plus<>());
+  }
+  std::copy(low.begin(), low.end(), sums + begin);
+  std::copy(high.begin(), high.end(), sums + channels + 1 + begin);
+}
+
+// Which integers the values become is for whoever reads the node.
+void record_channels(const at::Tensor& input, const at::Tensor& sums, int64_t /*lowest*/,
+                     int64_t /*highest*/) {
+  const int64_t channels = sums.size(1) - 1;
+  if (input.scalar_type() != at::kFloat || input.numel() == 0 || input.size(-1) != channels) {
+    return;
+  }
+  const at::Tensor rows = input.detach().contiguous();
+  const int64_t count = rows.numel() / channels;
+  auto* data = sums.mutable_data_ptr<double>();
+  at::parallel_for(0, channels, std::max<int64_t>(65536 / count, 64), [&](int64_t begin, int64_t end) {
+    add_columns(rows.const_data_ptr<float>(), count, channels, data, begin, end);
+  });
+  data[3 * (channels + 1) - 1] += static_cast<double>(count);
+}
+
+bool has_weight_of_integers(const Node* op) {
+  const Value* weight = op->namedInput(*find_row(op)->weight);
+  return is_observed(weight) || is_dequantize(weight);
 }
 
 const std::string& name_of_sums(const Node* record) { return record->input(1)->node()->s(c10::attr::name); }
@@ -145,6 +189,8 @@ TORCH_LIBRARY_FRAGMENT(jitquant, library) {
       "record_products(Tensor input, Tensor(a!) sums, int[] window, int[] stride, int[] padding,"
       " int[] dilation, int groups) -> ()",
       record_products);
+  library.def("record_channels(Tensor input, Tensor(a!) sums, int lowest, int highest) -> ()",
+              record_channels);
 }
 
 }  // namespace
@@ -152,11 +198,12 @@ TORCH_LIBRARY_FRAGMENT(jitquant, library) {
 int64_t insert_records(Context& context, const char* name,
                        const std::function<std::optional<Record>(Node*, const at::Tensor&)>& plan) {
   int64_t count = 0;
+  std::set<std::pair<Value*, torch::jit::Block*>> of_linears;
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* op) {
       auto weight = observed_weight(context, op);
       auto record = weight ? plan(op, *weight) : std::nullopt;
-      if (!record) {
+      if (!record || (is_op(op, kLinear) && !of_linears.emplace(op->input(0), op->owningBlock()).second)) {
         return;
       }
       Value* sums = context.new_attribute(op, "_statistics_", record->sums, c10::TensorType::get());
@@ -181,32 +228,84 @@ void add_to_bias(Context& context, const Recorded& recorded, const at::Tensor& m
             context.new_attribute(recorded.op, "_bias_", sum.to(at::kFloat), c10::TensorType::get()));
 }
 
-int64_t visit_recorded(Context& context, const char* name,
-                       const std::function<void(const Recorded&)>& visit) {
+std::vector<Node*> ops_behind(const Node* record) {
+  Value* input = record->input(0);
+  const Node* end = record->owningBlock()->return_node();
+  Node* first = record->next();
+  while (first != end && (find_row(first) == nullptr || !find_row(first)->weight)) {
+    first = first->next();
+  }
+  if (first == end || first->input(0) != input || !has_weight_of_integers(first)) {
+    return {};
+  }
+  if (!is_op(first, kLinear)) {
+    return {first};
+  }
+  std::vector<Node*> linears;
+  for (const auto& use : input->uses()) {
+    if (is_op(use.user, kLinear) && use.offset == 0 && use.user->owningBlock() == record->owningBlock() &&
+        has_weight_of_integers(use.user)) {
+      linears.push_back(use.user);
+    }
+  }
+  return linears;
+}
+
+std::vector<Recorded> recorded_by(const Context& context, const Node* record) {
+  const at::Tensor sums = context.attribute(name_of_sums(record))->toTensor().to(at::kDouble);
+  // The last number counts what was seen.
+  if (!at::isfinite(sums).all().item<bool>() || !sums.flatten()[-1].is_nonzero()) {
+    return {};
+  }
+  std::vector<Recorded> all;
+  for (Node* op : ops_behind(record)) {
+    if (auto recorded = read_recorded(context, op, sums)) {
+      all.push_back(*recorded);
+    }
+  }
+  return all;
+}
+
+void take_records(Context& context, const char* name,
+                  const std::function<void(Node*, const std::vector<Recorded>&)>& visit) {
   at::NoGradGuard no_grad;
-  int64_t count = 0;
   std::vector<std::string> names;
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* node) {
-      if (!is_op(node, name)) {
-        return;
+      if (is_op(node, name)) {
+        names.push_back(name_of_sums(node));
+        visit(node, recorded_by(context, node));
+        node->destroy();
       }
-      names.push_back(name_of_sums(node));
-      Node* op = recorded_op(node);
-      const at::Tensor sums = context.attribute(names.back())->toTensor().to(at::kDouble);
-      // The last number counts what was seen.
-      const bool saw_data = at::isfinite(sums).all().item<bool>() && sums.flatten()[-1].is_nonzero();
-      auto recorded = op != nullptr && saw_data ? read_recorded(context, op, sums) : std::nullopt;
-      if (recorded) {
-        visit(*recorded);
-        ++count;
-      }
-      node->destroy();
     });
     eliminate_dead_code(graph);
   }
   context.remove_attributes(names);
+}
+
+int64_t visit_recorded(Context& context, const char* name,
+                       const std::function<void(const Recorded&)>& visit) {
+  int64_t count = 0;
+  take_records(context, name, [&](Node* /*record*/, const std::vector<Recorded>& all) {
+    std::for_each(all.begin(), all.end(), visit);
+    count += static_cast<int64_t>(all.size());
+  });
   return count;
+}
+
+void scale_records(Context& context, Value* value, Value* scaled, const at::Tensor& factors) {
+  const at::Tensor all = at::cat({factors.to(at::kDouble), at::ones({1}, at::kDouble)});
+  for (const auto& use : std::vector(value->uses())) {
+    Node* record = use.user;
+    const bool of_linears = is_op(record, {kRecordMeans, kRecordProducts}) && !ops_behind(record).empty() &&
+                            is_op(ops_behind(record)[0], kLinear);
+    if (of_linears) {
+      const at::Tensor sums = context.attribute(name_of_sums(record))->toTensor();
+      const at::Tensor changed = is_op(record, kRecordMeans) ? sums * all : sums * all * all.unsqueeze(1);
+      context.module.setattr(name_of_sums(record), changed.to(sums.scalar_type()));
+      record->replaceInput(0, scaled);
+    }
+  }
 }
 
 }  // namespace jitquant

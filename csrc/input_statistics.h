@@ -3,7 +3,10 @@
 //
 // A linear and each output pixel of a convolution multiply weights with a patch of K inputs. Recorded are
 //   means:     the sums of each channel and their number, [channels + 1], or
-//   products:  the sums of patch * patch' with a one behind each patch, [groups, K + 1, K + 1].
+//   products:  the sums of patch * patch' with a one behind each patch, [groups, K + 1, K + 1], or
+//   channels:  of a linear, [3, K + 1]: the lowest and the highest number of each channel, or zero, and the
+//              sums of squares, with how many there were behind them.
+// Linears that take the same value share a node.
 #pragma once
 
 #include <functional>
@@ -19,6 +22,7 @@ namespace jitquant {
 
 constexpr const char* kRecordMeans = "jitquant::record_means";
 constexpr const char* kRecordProducts = "jitquant::record_products";
+constexpr const char* kRecordChannels = "jitquant::record_channels";
 
 // An op whose inputs were recorded.
 struct Recorded {
@@ -41,9 +45,24 @@ int64_t insert_records(
     Context& context, const char* name,
     const std::function<std::optional<Record>(torch::jit::Node*, const at::Tensor&)>& plan);
 
-// Calls `visit` for each op behind a node of that name that saw data, once its weight is quantized, and takes
-// the nodes away with what they recorded. Returns how many ops there were.
+// The ops of which a node records the input.
+std::vector<torch::jit::Node*> ops_behind(const torch::jit::Node* record);
+
+// The same where it saw data, and for those whose weight is quantized symmetrically by now.
+std::vector<Recorded> recorded_by(const Context& context, const torch::jit::Node* record);
+
+// Calls `visit` with what nodes of that name record, and takes the nodes away with that.
+void take_records(Context& context, const char* name,
+                  const std::function<void(torch::jit::Node*, const std::vector<Recorded>&)>& visit);
+
+// Calls `visit` for each op behind a node of that name, and takes the nodes away with what they recorded.
+// Returns how many ops there were.
 int64_t visit_recorded(Context& context, const char* name, const std::function<void(const Recorded&)>& visit);
+
+// What linears take as `value` becomes `scaled`, with a factor for each channel: their sums are those of
+// that.
+void scale_records(Context& context, torch::jit::Value* value, torch::jit::Value* scaled,
+                   const at::Tensor& factors);
 
 // Adds to the bias of an op; `more` is [groups, outputs of a group].
 void add_to_bias(Context& context, const Recorded& recorded, const at::Tensor& more);

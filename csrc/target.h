@@ -33,7 +33,8 @@ struct Lowering {
 //   $activation                        the elementwise function in words, such as "clip,0,6", or "",
 //   $sum, $other, $other_scale …       "copy" where an add follows, else "", and its other operand,
 //   $number                            of arithmetic with a number: that, as a quantized tensor,
-//   $slopes                            of prelu, as a quantized tensor.
+//   $slopes                            of prelu, as a quantized tensor,
+//   $factors                           of the result's channels, behind the elementwise function, or None.
 // An argument of the float op that the recipe does not take must have its default value, else the op stays
 // float.
 struct IntegerForm {
@@ -49,6 +50,7 @@ struct IntegerForm {
   bool is_activation = false;             // it is such a function itself: $activation says which
   bool takes_float = false;               // its inputs may be float
   bool gives_float = false;               // its output may be float
+  bool takes_factors = false;             // a factor for each channel of its result may be part of it
   bool only_among_integers = false;       // nothing is quantized for its sake
   bool per_tensor_weight = false;         // its weight has one scale
   std::vector<std::string> ignores = {};  // arguments that may have other than their default values

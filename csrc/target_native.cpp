@@ -62,7 +62,8 @@ std::string conv_recipe(const std::string& run, const std::string& output_paddin
 std::string linear_recipe(const std::string& run) {
   return "integers = aten::int_repr(weight);"
          "kernel = jitquant::linear_prepack(integers, $weight_scales, bias, $input_scale, $input_zero_point,"
-         " $scale, $zero_point, $activation, $sum, $other_scale, $other_zero_point);" +
+         " $scale, $zero_point, $activation, $sum, $other_scale, $other_zero_point,"
+         " $factors);" +
          run;
 }
 
@@ -145,7 +146,8 @@ std::vector<IntegerForm> make_forms() {
                    .recipe = linear_recipe("jitquant::linear(input, kernel)"),
                    .sum_recipe = linear_recipe("jitquant::linear_add(input, $other, kernel)"),
                    .takes_activation = true,
-                   .gives_float = true});
+                   .gives_float = true,
+                   .takes_factors = true});
   forms.push_back(binary_form("aten::add.Tensor", "add"));
   forms.push_back(binary_form("aten::sub.Tensor", "sub"));
   forms.push_back(binary_form("aten::mul.Tensor", "mul"));

@@ -74,6 +74,7 @@ def prepare_jit(
     target: str = "quantized",
     preset: str = "balanced",
     correct_bias: bool | None = None,
+    smooth_inputs: bool | None = None,
     round_weights: bool | None = None,
     equalize_layers: bool | None = None,
     methods: Sequence[str] = ("forward",),
@@ -93,8 +94,8 @@ def prepare_jit(
             or ``"native"``, which is faster and whose files need jitquant's op library where they are loaded.
         preset: what is done to win back accuracy: ``"fast"``, ``"balanced"`` or ``"accurate"``. See
             ``jitquant.presets``.
-        correct_bias, round_weights, equalize_layers: switch one of these methods on or off, whatever the
-            preset does.
+        correct_bias, smooth_inputs, round_weights, equalize_layers: switch one of these methods on or off,
+            whatever the preset does.
         methods: which methods of the model are to be quantized; the others stay as they are.
         preserved_attrs: methods that ``forward`` calls and that are to stay; other methods stay anyway.
         print_graphs: print the graph after each pass that changed something, with its number of rewrites.
@@ -114,6 +115,7 @@ def prepare_jit(
         preset,
         caller,
         correct_bias=correct_bias,
+        smooth_inputs=smooth_inputs,
         round_weights=round_weights,
         equalize_layers=equalize_layers,
     )
@@ -245,6 +247,7 @@ def quantize_jit(
     target: str = "quantized",
     preset: str = "balanced",
     correct_bias: bool | None = None,
+    smooth_inputs: bool | None = None,
     round_weights: bool | None = None,
     equalize_layers: bool | None = None,
     methods: Sequence[str] = ("forward",),
@@ -258,9 +261,9 @@ def quantize_jit(
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
-        model, qconfig_dict, inplace, debug, target, preset, correct_bias, round_weights, equalize_layers,
-            methods, strict, preserved_attrs, print_graphs, stop_after: as for ``prepare_jit`` and
-            ``convert_jit``. ``target="native"`` makes the fastest.
+        model, qconfig_dict, inplace, debug, target, preset, correct_bias, smooth_inputs, round_weights,
+            equalize_layers, methods, strict, preserved_attrs, print_graphs, stop_after: as for
+            ``prepare_jit`` and ``convert_jit``. ``target="native"`` makes the fastest.
 
     Raises:
         QuantizationError: as those two do. With ``inplace=True`` the model is changed only if all went well.
@@ -279,6 +282,7 @@ def quantize_jit(
         target=target,
         preset=preset,
         correct_bias=correct_bias,
+        smooth_inputs=smooth_inputs,
         round_weights=round_weights,
         equalize_layers=equalize_layers,
         methods=methods,

@@ -38,10 +38,15 @@ EQUALIZE = ("equalize_layers",)
 OBSERVE = ("insert_observers",)
 
 # Behind insert_observers: only weights that are observed will be rounded. jitquant/presets.py says which run.
-RECORD = ("observe_products", "observe_means")  # the second takes what the first leaves alone
+RECORD = (
+    "observe_channels",  # like the others, in front of linears as users wrote them
+    "observe_products",  # of all whose products are small enough
+    "observe_means",  # of what the second leaves alone
+)
 
 QUANTIZE = (
     "insert_quant_dequant",  # what the observers saw is at hand
+    "smooth_inputs",  # before weights are rounded: it scales them, and what the other two recorded
     "round_weights",  # needs the scales of weights, and what observe_products recorded
     "correct_bias",  # needs rounded weights, and what observe_means recorded
     "remove_inner_quant",  # debug=True stops here, and rounds where the integer ops do

@@ -1,12 +1,12 @@
 """What is done to win back accuracy, and the presets that choose it.
 
-============  ==============  ================  ==========================================================
-Preset        `correct_bias`  `round_weights`   What it costs
-============  ==============  ================  ==========================================================
-``fast``      no              no                nothing
-``balanced``  yes             no                a mean of each channel while calibrating
-``accurate``  yes             yes               products of inputs while calibrating, seconds of conversion
-============  ==============  ================  ==========================================================
+============  ==============  ===============  ===============  =========================================
+Preset        `correct_bias`  `smooth_inputs`  `round_weights`  What it costs while calibrating
+============  ==============  ===============  ===============  =========================================
+``fast``      no              no               no               nothing
+``balanced``  yes             yes              no               the mean and the range of each channel
+``accurate``  yes             yes              yes              products of inputs, seconds of conversion
+============  ==============  ===============  ===============  =========================================
 
 ``equalize_layers`` is for weights with one scale, as those of qnnpack's default qconfig; where each output
 channel has a scale of its own it gains little, and no preset has it.
@@ -28,6 +28,8 @@ class Methods:
 
     correct_bias: the bias takes back what rounding the weight shifts on average (Nagel et al. 2019,
         arXiv:1906.04721, section 4.2).
+    smooth_inputs: large channels of what a linear takes are made smaller before they are rounded, and the
+        weights that they meet larger (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438).
     round_weights: weights are rounded such that the results change least (GPTQ, Frantar et al. 2023,
         arXiv:2210.17323), and the bias of these ops is corrected with them.
     equalize_layers: the channels between two layers get ranges that are alike (Nagel et al. 2019,
@@ -35,6 +37,7 @@ class Methods:
     """
 
     correct_bias: bool = False
+    smooth_inputs: bool = False
     round_weights: bool = False
     equalize_layers: bool = False
 
@@ -44,15 +47,16 @@ class Methods:
 
     def recording(self) -> tuple[str, ...]:
         """The passes that record what these methods need, in their order."""
+        channels = ("observe_channels",) if self.smooth_inputs else ()
         products = ("observe_products",) if self.round_weights else ()
-        means = ("observe_means",) if self.correct_bias else ()  # of what the first left alone
-        return products + means
+        means = ("observe_means",) if self.correct_bias else ()  # of what the second left alone
+        return channels + products + means
 
 
 PRESETS = {
     "fast": Methods(),
-    "balanced": Methods(correct_bias=True),
-    "accurate": Methods(correct_bias=True, round_weights=True),
+    "balanced": Methods(correct_bias=True, smooth_inputs=True),
+    "accurate": Methods(correct_bias=True, smooth_inputs=True, round_weights=True),
 }
 
 

@@ -44,8 +44,9 @@ SETTINGS = (
 )
 GRID_COUNTS = ("histogram", "min_val", "max_val", "bin_width", "first_bin", "zeros")
 
-# What the presets record besides: sums, which add up.
+# What the presets record besides: sums, which add up, or tables of channels, as csrc/input_statistics.h says.
 SUMS = "sums"
+CHANNELS = "channels"
 
 Path = str | PathLike[str]
 Statistics = dict[str, Any]
@@ -159,7 +160,9 @@ def _recorded_by(prepared: Any, caller: str) -> Record:
         for name, observer in observers_of(prepared).items()
     }
     sums = {
-        name: Recorded(SUMS, "", {"shape": list(tensor.shape)}, {SUMS: tensor.clone()})
+        name: Recorded(
+            CHANNELS if tensor.dim() == 2 else SUMS, "", {"shape": list(tensor.shape)}, {SUMS: tensor.clone()}
+        )
         for name, tensor in _sums_of(prepared)
     }
     return {**observers, **sums}
@@ -255,7 +258,9 @@ def _merged(all_recorded: Sequence[Record], caller: str) -> dict[str, Statistics
 def _merge_rule(name: str, recorded: Recorded, caller: str) -> Callable[[Sequence[Statistics]], Statistics]:
     lacking: set[str] = set()
     rule = _extremes
-    if SUMS in recorded.statistics:
+    if recorded.observer == CHANNELS:
+        rule = _channels
+    elif SUMS in recorded.statistics:
         rule = _added
     elif "histogram" in recorded.statistics:
         lacking, rule = {*GRID_COUNTS} - recorded.statistics.keys(), _histogram
@@ -271,6 +276,11 @@ def _merge_rule(name: str, recorded: Recorded, caller: str) -> Callable[[Sequenc
 
 def _added(parts: Sequence[Statistics]) -> Statistics:
     return {SUMS: torch.stack([part[SUMS] for part in parts]).sum(0)}
+
+
+def _channels(parts: Sequence[Statistics]) -> Statistics:
+    low, high, squares = torch.stack([part[SUMS] for part in parts]).unbind(1)
+    return {SUMS: torch.stack([low.amin(0), high.amax(0), squares.sum(0)])}
 
 
 def _extremes(parts: Sequence[Statistics]) -> Statistics:

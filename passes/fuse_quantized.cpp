@@ -26,6 +26,7 @@
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"
+#include "csrc/smoothing.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
 
@@ -97,7 +98,7 @@ bool is_among_integers(const Value* result, const std::vector<ActivationSlot>& s
   return std::any_of(slots.begin(), slots.end(),
                      [](const auto& slot) { return is_dequantize(slot.value()); }) ||
          std::any_of(result->uses().begin(), result->uses().end(),
-                     [](const auto& use) { return is_quantize(use.user); });
+                     [](const auto& use) { return is_quantize(use.user) || is_op(use.user, kSmooth); });
 }
 
 class Fuser {
@@ -231,7 +232,8 @@ class Fuser {
     const Chain chain = find_chain(node, row, first, /*through_pairs=*/false);
     Node* quantize = only_user(chain.end);
     if (quantize != nullptr && !is_quantize(quantize)) {
-      quantize = nullptr;
+      const bool takes_factors = first.takes_factors && chain.add == nullptr;
+      quantize = takes_factors ? smoothed_quantize(chain.end) : nullptr;
     }
     if (quantize == nullptr && !(first.gives_float && is_among_integers(chain.end, slots))) {
       return {"", why_not_quantized(chain.end)};
@@ -323,6 +325,8 @@ class Fuser {
     if (auto slopes = is_op(node, "aten::prelu") ? context_.static_tensor(names["weight"]) : std::nullopt) {
       names["$slopes"] = quantized_slopes(*slopes, before);
     }
+    names["$factors"] =
+        quantize != nullptr && is_smoothed(quantize) ? quantize->input(0)->node()->input(1) : none;
     lowering.sum = chain.add != nullptr;
     names["$sum"] = constant(before, std::string(lowering.sum ? "copy" : ""));
     if (names.count("$other_scale") == 0) {

@@ -6,8 +6,8 @@
 //   ...
 //   %r = aten::_make_per_tensor_quantized_tensor(%j, %scale.1, %zero_point.1)
 //   %y = aten::dequantize(%r)
-// After:
-//   %k = jitquant::quantize_prepack(%scale, %zero_point)
+// After (with the %factors of an aten::multiply before the quantize):
+//   %k = jitquant::quantize_prepack(%scale, %zero_point, %none, %factors)
 //   %i = jitquant::quantize(%x, %k)
 //   ...
 //   %k.1 = jitquant::dequantize_prepack(%scale.1, %zero_point.1)
@@ -18,6 +18,7 @@
 #include "csrc/graph_edit.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"
+#include "csrc/smoothing.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
 
@@ -34,9 +35,20 @@ bool gives_activation(const Node* quantize) {
   return dtype && static_cast<at::ScalarType>(dtype->toInt()) == at::kQUInt8;
 }
 
-Value* insert_kernel_op(const std::string& op, Node* before, Value* input, Value* scale, Value* zero_point) {
-  Value* kernel = insert_op(before, before, op + "_prepack", {scale, zero_point});
-  return insert_op(before, before, op, {input, kernel});
+Value* insert_quantize(Node* quantize) {
+  std::vector<Value*> arguments{quantize->input(1), quantize->input(2), constant(quantize, c10::IValue())};
+  Value* input = quantize->input(0);
+  if (is_smoothed(quantize)) {
+    arguments.push_back(input->node()->input(1));
+    input = input->node()->input(0);
+  }
+  Value* kernel = insert_op(quantize, quantize, "jitquant::quantize_prepack", arguments);
+  return insert_op(quantize, quantize, "jitquant::quantize", {input, kernel});
+}
+
+Value* insert_dequantize(Node* before, const Node* made) {
+  Value* kernel = insert_op(before, before, "jitquant::dequantize_prepack", {made->input(1), made->input(2)});
+  return insert_op(before, before, "jitquant::dequantize", {made->input(0), kernel});
 }
 
 bool lower(Node* node) {
@@ -44,9 +56,7 @@ bool lower(Node* node) {
     Value* integers = nullptr;
     for (const auto& use : std::vector(node->output()->uses())) {
       if (is_op(use.user, kIntRepr)) {
-        integers = integers != nullptr ? integers
-                                       : insert_kernel_op("jitquant::quantize", node, node->input(0),
-                                                          node->input(1), node->input(2));
+        integers = integers != nullptr ? integers : insert_quantize(node);
         use.user->output()->replaceAllUsesWith(integers);
       }
     }
@@ -61,8 +71,7 @@ bool lower(Node* node) {
     node->replaceInput(0, source->input(0));
     return true;
   }
-  node->output()->replaceAllUsesWith(
-      insert_kernel_op("jitquant::dequantize", node, source->input(0), source->input(1), source->input(2)));
+  node->output()->replaceAllUsesWith(insert_dequantize(node, source));
   return true;
 }
 

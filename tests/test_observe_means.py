@@ -110,6 +110,7 @@ def test_each_op_in_a_loop_is_recorded() -> None:
 
     import jitquant
 
-    model = jitquant.prepare_jit(torch.jit.script(Looped().eval()), {"": default_qconfig})
+    script = torch.jit.script(Looped().eval())
+    model = jitquant.prepare_jit(script, {"": default_qconfig}, smooth_inputs=False)
     model(torch.randn(2, 6), 3)
     assert model._c.getattr("_statistics_0")[-1] == 6

@@ -16,10 +16,11 @@ from tests.networks import sqnr
     ("preset", "switches", "expected"),
     [
         ("fast", {}, Methods()),
-        ("balanced", {}, Methods(correct_bias=True)),
-        ("accurate", {}, Methods(correct_bias=True, round_weights=True)),
+        ("balanced", {}, Methods(correct_bias=True, smooth_inputs=True)),
+        ("accurate", {}, Methods(correct_bias=True, smooth_inputs=True, round_weights=True)),
         ("fast", {"correct_bias": True}, Methods(correct_bias=True)),
-        ("accurate", {"round_weights": False, "correct_bias": None}, Methods(correct_bias=True)),
+        ("balanced", {"smooth_inputs": False}, Methods(correct_bias=True)),
+        ("accurate", {"round_weights": False, "correct_bias": None}, PRESETS["balanced"]),
     ],
 )
 def test_a_switch_stands_above_the_preset(preset: str, switches: dict[str, bool], expected: Methods) -> None:
@@ -34,7 +35,7 @@ def test_an_unknown_preset_is_refused() -> None:
         jitquant.prepare_jit(model, {"": jitquant.default_qconfig}, preset="best")
 
 
-@pytest.mark.parametrize("switch", ["correct_bias", "round_weights"])
+@pytest.mark.parametrize("switch", ["correct_bias", "smooth_inputs", "round_weights"])
 def test_a_switch_of_another_type_is_refused(switch: str) -> None:
     """Test that the error names the switch and what to pass."""
     with pytest.raises(QuantizationError, match=f"{switch}='yes' is a str; pass True, False, or None"):
@@ -103,7 +104,12 @@ def test_each_preset_is_nearer_to_float(network: nn.Module) -> None:
 def test_balanced_is_the_default(network: nn.Module) -> None:
     """Test that without a word the methods are those of balanced, and the file says so."""
     facts = jitquant.info(quantized(network))
-    assert facts["accuracy"] == {"correct_bias": True, "round_weights": False, "equalize_layers": False}
+    assert facts["accuracy"] == {
+        "correct_bias": True,
+        "smooth_inputs": True,
+        "round_weights": False,
+        "equalize_layers": False,
+    }
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -533,6 +533,53 @@ def test_quantize_puts_a_frame_around_images(sizes: tuple[int, ...], channels_la
         OPS.quantize_prepack(0.02, 114, [2, 0])
 
 
+@pytest.mark.parametrize("sizes", [(7,), (5, 50), (2, 3, 384), (0, 8)])
+def test_quantize_multiplies_channels(sizes: tuple[int, ...]) -> None:
+    """Test that each channel has its factor before it is rounded."""
+    torch.manual_seed(0)
+    floats, factors = torch.randn(sizes) * 3, torch.rand(sizes[-1]) + 0.5
+    found = OPS.quantize(floats, OPS.quantize_prepack(0.0213, 114, None, factors))
+    expected = torch.quantize_per_tensor(floats * factors, 0.0213, 114, torch.quint8).int_repr()
+    difference = (found.int() - expected.int()).abs()
+    assert difference.max() <= 1 if difference.numel() else found.shape == expected.shape
+    assert difference.float().mean() < 0.01 or not difference.numel()
+
+
+def test_factors_have_to_fit() -> None:
+    kernel = OPS.quantize_prepack(0.02, 114, None, torch.ones(7))
+    with pytest.raises(RuntimeError, match="has to end in 7"):
+        OPS.quantize(torch.randn(3, 8), kernel)
+    with pytest.raises(RuntimeError, match="padded without factors"):
+        OPS.quantize_prepack(0.02, 114, [1, 1, 1, 1], torch.ones(7))
+    weight, no_sum = torch.zeros(12, 16, dtype=torch.int8), ("", "", None, 0)
+    with pytest.raises(RuntimeError, match="to be 12 of them"):
+        OPS.linear_prepack(weight, torch.ones(12), None, 0.01, 3, 0.02, 80, *no_sum, torch.ones(7))
+
+
+@pytest.mark.parametrize("activation", ["", "gelu", "hardswish", "clip,0,inf", "linear,2,1"])
+@pytest.mark.parametrize("bias", [torch.linspace(-1, 1, 12), None])
+@pytest.mark.parametrize("zero_point", [0, 80])
+def test_linear_multiplies_channels(activation: str, bias: Tensor | None, zero_point: int) -> None:
+    """Test that the factors come behind the elementwise function, and before the result is rounded."""
+    weight = torch.randint(-127, 128, (12, 16), dtype=torch.int8)
+    factors = torch.linspace(0.2, 3, 12)
+    kernel = OPS.linear_prepack(
+        weight, torch.full((12,), 0.01), bias, 0.01, 3, 0.05, zero_point, activation, "", None, 0, factors
+    )
+    integers = uint8(5, 16)
+    real = (integers.double() - 3) * 0.01 @ (weight.double() * 0.01).t()
+    real = real if bias is None else real + bias
+    function = {
+        "": nn.Identity(),
+        "gelu": nn.GELU(),
+        "hardswish": nn.Hardswish(),
+        "clip,0,inf": nn.ReLU(),
+        "linear,2,1": lambda x: 2 * x + 1,
+    }[activation]
+    found = OPS.linear(integers, kernel)
+    assert (found.double() - rounded(function(real) * factors, 0.05, zero_point)).abs().max() <= 1
+
+
 def test_loops_are_split_between_threads() -> None:
     """Test that the library was compiled with OpenMP, without which at::parallel_for is a plain loop."""
     assert b"GOMP_parallel" in native.LIBRARY.read_bytes()

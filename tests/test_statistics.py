@@ -359,7 +359,7 @@ def test_processes_with_different_observers_are_all_refused(tmp_path):
 
 @pytest.mark.parametrize("preset", ["balanced", "accurate"])
 def test_what_presets_record_is_merged_and_saved_too(preset: str, tmp_path: Path) -> None:
-    """Test that sums over inputs add up over the parts, and go through a file."""
+    """Test that sums add up over the parts, ranges of channels are merged, and all goes through a file."""
     data = batches()
 
     def recorded(part: list[torch.Tensor]) -> torch.jit.ScriptModule:
@@ -378,6 +378,28 @@ def test_what_presets_record_is_merged_and_saved_too(preset: str, tmp_path: Path
     other = recorded([])
     jitquant.load_statistics(other, tmp_path / "second.pt")
     assert torch.equal(other._c.getattr("_statistics_0"), second._c.getattr("_statistics_0"))
+
+
+def test_ranges_of_channels_are_merged(tmp_path: Path) -> None:
+    """Test that the lowest and highest numbers are those of all parts, and squares add up."""
+    data = [torch.randn(5, 8) * scale + scale for scale in (1.0, 3.0, -2.0)]
+
+    def recorded(part: list[torch.Tensor]) -> torch.jit.ScriptModule:
+        torch.manual_seed(0)
+        script = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(8, 4)).eval())
+        qconfig = {"": QConfig(MinMaxObserver, WEIGHT)}
+        model = jitquant.prepare_jit(script, qconfig, preset="fast", smooth_inputs=True)
+        for batch in part:
+            model(batch)
+        return model
+
+    whole, first, second = recorded(data), recorded(data[:1]), recorded(data[1:])
+    jitquant.save_statistics(second, tmp_path / "second.pt")
+    jitquant.merge_statistics(first, tmp_path / "second.pt", recorded([]))
+    table = whole._c.getattr("_statistics_0")
+    assert table.shape == (3, 9)
+    assert bool(table.any())
+    torch.testing.assert_close(first._c.getattr("_statistics_0"), table)
 
 
 def test_statistics_of_another_preset_are_refused() -> None:

@@ -78,9 +78,18 @@ KernelPtr conv_prepack(const at::Tensor& weight, const at::Tensor& weight_scales
 KernelPtr linear_prepack(const at::Tensor& weight, const at::Tensor& weight_scales, const MaybeTensor& bias,
                          double input_scale, int64_t input_zero_point, std::optional<double> scale,
                          int64_t zero_point, const std::string& activation, const std::string& sum,
-                         std::optional<double> other_scale, int64_t other_zero_point) {
+                         std::optional<double> other_scale, int64_t other_zero_point,
+                         const MaybeTensor& factors) {
   Spec spec = new_spec("linear", activation);
   set_weight(spec, weight, weight_scales, bias);
+  if (factors) {
+    TORCH_CHECK(scale && sum.empty() && factors->numel() == weight.size(0),
+                "jitquant::linear_prepack: factors need a scale of the result, no sum, and to be ",
+                weight.size(0), " of them, one for each channel of the result; there are ", factors->numel());
+    spec.tensors.resize(3, at::zeros({weight.size(0)}));
+    spec.tensors[2] = bias ? *bias : at::zeros({weight.size(0)});
+    spec.tensors.push_back(factors->contiguous());
+  }
   spec.set("input", QParams{input_scale, input_zero_point});
   set_output(spec, scale, zero_point);
   set_other(spec, sum, other_scale, other_zero_point);
@@ -168,8 +177,14 @@ KernelPtr mean_prepack(const Ints& dim, bool keepdim, double input_scale, int64_
   return make_kernel(std::move(spec));
 }
 
-KernelPtr quantize_prepack(double scale, int64_t zero_point, const std::optional<Ints>& padding) {
+KernelPtr quantize_prepack(double scale, int64_t zero_point, const std::optional<Ints>& padding,
+                           const MaybeTensor& factors) {
   Spec spec = new_spec("quantize", "");
+  if (factors) {
+    TORCH_CHECK(!padding,
+                "jitquant::quantize_prepack: an image is padded without factors; give None for one");
+    spec.tensors = {factors->contiguous()};
+  }
   if (padding) {
     TORCH_CHECK(padding->size() == 4, "jitquant::quantize_prepack: the padding is ", *padding,
                 " and has to be four numbers (top, left, bottom, right)");
@@ -275,9 +290,10 @@ TORCH_LIBRARY(jitquant, library) {
                sum + ", int[]? output_padding)" + made)
                   .c_str(),
               conv_prepack);
-  library.def(
-      ("linear_prepack" + weight + "float input_scale, int input_zero_point, " + sum + ")" + made).c_str(),
-      linear_prepack);
+  library.def(("linear_prepack" + weight + "float input_scale, int input_zero_point, " + sum +
+               ", Tensor? factors=None)" + made)
+                  .c_str(),
+              linear_prepack);
   library.def(("binary_prepack(str kind, float input_scale, int input_zero_point, float other_scale,"
                " int other_zero_point, float? scale, int zero_point, str activation)" +
                made)
@@ -309,7 +325,10 @@ TORCH_LIBRARY(jitquant, library) {
                made)
                   .c_str(),
               mean_prepack);
-  library.def(("quantize_prepack(float scale, int zero_point, int[]? padding=None)" + made).c_str(),
+  library.def(("quantize_prepack(float scale, int zero_point, int[]? padding=None,"
+               " Tensor? factors=None)" +
+               made)
+                  .c_str(),
               quantize_prepack);
   library.def(("dequantize_prepack(float scale, int zero_point)" + made).c_str(), dequantize_prepack);
   library.def(

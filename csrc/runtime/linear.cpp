@@ -30,11 +30,11 @@ class Linear final : public Kernel {
 
   std::shared_ptr<Plan> make_plan(Tensors inputs) override {
     auto plan = std::make_shared<Plan>();
-    const Tail tail(spec_, "other");
+    Tail tail = has_factors() ? without_output() : Tail(spec_, "other");
     plan->sizes = inputs[0].sizes().vec();
     plan->sizes.back() = weight_.size(0);
     plan->layout = Layout::Contiguous;
-    plan->dtype = tail.dtype;
+    plan->dtype = has_factors() ? at::kByte : tail.dtype;
     if (inputs.size() > 1) {
       if (!adds_in_place(inputs[1], *plan)) {
         plan->compute = add_apart(spec_);
@@ -45,10 +45,13 @@ class Linear final : public Kernel {
     if (c10::multiply_integers(plan->sizes) == 0) {
       return plan;
     }
+    const memory::desc line({1, weight_.size(0)}, memory::data_type::f32, memory::format_tag::ab);
+    if (has_factors()) {
+      add_factors(*plan, tail, line);
+    }
     const int64_t rows = inputs[0].numel() / weight_.size(1);
     const auto src = desc_of({rows, weight_.size(1)}, at::kByte, Layout::Contiguous);
     const auto dst = desc_of({rows, weight_.size(0)}, tail.dtype, Layout::Contiguous);
-    const memory::desc line({1, weight_.size(0)}, memory::data_type::f32, memory::format_tag::ab);
 
     dnnl::primitive_attr attributes = new_attributes();
     attributes.set_scales_mask(DNNL_ARG_WEIGHTS, 2);
@@ -65,6 +68,26 @@ class Linear final : public Kernel {
   }
 
  private:
+  bool has_factors() const { return spec_.tensors.size() > 3; }
+
+  Tail without_output() const {
+    Spec inner = spec_;
+    inner.erase("output");
+    return Tail(inner, "other");
+  }
+
+  // Behind the elementwise function: the factors, with the output's scale in them, and its zero point.
+  void add_factors(Plan& plan, Tail& tail, const memory::desc& line) const {
+    const QParams output = *spec_.qparams("output");
+    const int argument = DNNL_ARG_ATTR_MULTIPLE_POST_OP(tail.ops.len()) | DNNL_ARG_SRC_1;
+    plan.constants.emplace_back(argument, constant_memory(spec_.tensors[3] / output.scale, line));
+    tail.ops.append_binary(dnnl::algorithm::binary_mul, line);
+    if (output.zero_point != 0) {
+      tail.ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1, static_cast<float>(output.zero_point));
+    }
+    tail.dtype = at::kByte;
+  }
+
   void add_numbers(Plan& plan, const Tail& tail) const {
     const QParams input = *spec_.qparams("input");
     const at::Tensor factors = spec_.tensors.at(1).to(at::kDouble) * (input.scale * tail.factor);

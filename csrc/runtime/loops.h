@@ -51,6 +51,9 @@ struct Loops {
                                int64_t columns, const float* factors, const float* shifts, Bounds bounds);
   // Three planes, pixel by pixel.
   void (*interleave3)(const uint8_t* planes, int64_t plane, uint8_t* out, int64_t count);
+  // quantize of in[row][column] * factors[column], with inverse scales in the factors.
+  void (*quantize_columns)(const float* in, uint8_t* out, int64_t rows, int64_t columns, const float* factors,
+                           int zero_point);
 };
 
 const Loops& loops();

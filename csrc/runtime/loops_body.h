@@ -22,6 +22,18 @@ void quantize(const float* in, uint8_t* out, int64_t count, float inverse_scale,
   });
 }
 
+void quantize_columns(const float* in, uint8_t* out, int64_t rows, int64_t columns, const float* factors,
+                      int zero_point) {
+  const Numbers low = spread(static_cast<float>(-zero_point));
+  const Numbers high = spread(static_cast<float>(255 - zero_point));
+  const Numbers zero = spread(static_cast<float>(zero_point));
+  for (int64_t row = 0; row < rows; ++row, in += columns, out += columns) {
+    by_sixteen(columns, [&](int64_t i, int n) {
+      store(within(times(load(in + i, n), load(factors + i, n)), low, high), zero, out + i, n);
+    });
+  }
+}
+
 template <typename Out>
 void affine_to(const uint8_t* in, Out* out, int64_t rows, int64_t columns, const float* factors,
                const float* shifts, Bounds bounds) {
@@ -187,4 +199,5 @@ const Loops all = {kName,
                    sum_columns_to<float>,
                    weigh_lines_to<uint8_t>,
                    weigh_lines_to<float>,
-                   interleave3};
+                   interleave3,
+                   quantize_columns};

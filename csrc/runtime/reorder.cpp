@@ -16,12 +16,22 @@ class Quantize final : public Kernel {
     const QParams output = *spec_.qparams("output");
     inverse_scale_ = 1.0F / static_cast<float>(output.scale);  // as ATen computes it
     zero_point_ = static_cast<int>(output.zero_point);
+    if (!spec_.tensors.empty()) {
+      factors_ = spec_.tensors[0] * inverse_scale_;
+    }
   }
 
  protected:
   void accept(Inputs& inputs) const override {
     TORCH_CHECK(inputs[0].scalar_type() == at::kFloat, "jitquant::quantize: the input is ",
                 inputs[0].scalar_type(), " and has to be float32; convert it with .float()");
+    if (factors_.defined()) {
+      TORCH_CHECK(inputs[0].dim() > 0 && inputs[0].size(-1) == factors_.numel(),
+                  "jitquant::quantize: the input is ", inputs[0].sizes(), " and has to end in ",
+                  factors_.numel(), "; give it what the model was made for");
+      inputs[0] = inputs[0].contiguous();
+      return;
+    }
     inputs[0] = in_layout(inputs[0], layout_of(inputs[0]));
   }
 
@@ -29,6 +39,10 @@ class Quantize final : public Kernel {
     auto plan = std::make_shared<Plan>();
     const at::Tensor& input = inputs[0];
     plan->sizes = input.sizes().vec();
+    if (factors_.defined()) {
+      add_columns(*plan);
+      return plan;
+    }
     plan->layout = input.dim() > 3 ? Layout::ChannelsLast : layout_of(input);
     const bool moves = plan->layout == Layout::ChannelsLast && input.is_contiguous() && input.size(1) > 1 &&
                        input.numel() > input.size(0) * input.size(1);
@@ -56,6 +70,19 @@ class Quantize final : public Kernel {
   }
 
  private:
+  void add_columns(Plan& plan) const {
+    plan.layout = Layout::Contiguous;
+    plan.implementation = loops().name;
+    plan.loop = [this, columns = factors_.numel()](Tensors given, void* out) {
+      const auto* in = given[0].const_data_ptr<float>();
+      const int64_t rows = given[0].numel() / columns;
+      at::parallel_for(0, rows, std::max<int64_t>(kGrain / columns, 1), [&](int64_t begin, int64_t end) {
+        loops().quantize_columns(in + begin * columns, static_cast<uint8_t*>(out) + begin * columns,
+                                 end - begin, columns, factors_.const_data_ptr<float>(), zero_point_);
+      });
+    };
+  }
+
   void round(const float* in, uint8_t* out, int64_t count) const {
     loops().quantize(in, out, count, inverse_scale_, zero_point_);
   }
@@ -136,6 +163,7 @@ class Quantize final : public Kernel {
 
   float inverse_scale_;
   int zero_point_;
+  at::Tensor factors_;  // of each channel, with the inverse scale
 };
 
 JITQUANT_KERNEL(Quantize, "quantize");
