@@ -100,33 +100,34 @@ void record_products(const at::Tensor& input, const at::Tensor& sums, at::IntArr
 
 // Row after row, so that memory is read in its order.
 JITQUANT_VECTORIZED void add_rows(const float* in, int64_t rows, int64_t step, int64_t columns, float* low,
-                                  float* high, float* squares) {
+                                  float* high, float* sums, float* squares) {
   for (int64_t row = 0; row < rows; ++row, in += step) {
     for (int64_t i = 0; i < columns; ++i) {
       const float x = in[i];
       low[i] = x < low[i] ? x : low[i];
       high[i] = x > high[i] ? x : high[i];
+      sums[i] += x;
       squares[i] += x * x;
     }
   }
 }
 
-// Adds what stands in some columns of `in` to the columns of `sums`, which are `channels` + 1 apart.
-void add_columns(const float* in, int64_t rows, int64_t channels, double* sums, int64_t begin, int64_t end) {
+// Adds what stands in some columns of `in` to the columns of `table`, whose rows are `channels` + 1 apart.
+void add_columns(const float* in, int64_t rows, int64_t channels, double* table, int64_t begin, int64_t end) {
   constexpr int64_t part = 64;  // floats add up well only so many at a time
   const int64_t columns = end - begin;
-  std::vector<float> low(sums + begin, sums + end);
-  std::vector<float> high(sums + channels + 1 + begin, sums + channels + 1 + end);
-  std::vector<float> squares(static_cast<size_t>(columns));
-  double* all = sums + 2 * (channels + 1) + begin;
+  auto row_of_table = [&](int64_t row) { return table + row * (channels + 1) + begin; };
+  std::vector<float> low(row_of_table(0), row_of_table(0) + columns);
+  std::vector<float> high(row_of_table(1), row_of_table(1) + columns);
   for (int64_t row = 0; row < rows; row += part) {
-    std::fill(squares.begin(), squares.end(), 0.0F);
+    std::vector<float> sums(static_cast<size_t>(columns)), squares(static_cast<size_t>(columns));
     add_rows(in + row * channels + begin, std::min(part, rows - row), channels, columns, low.data(),
-             high.data(), squares.data());
-    std::transform(squares.begin(), squares.end(), all, all, std::plus<>());
+             high.data(), sums.data(), squares.data());
+    std::transform(sums.begin(), sums.end(), row_of_table(2), row_of_table(2), std::plus<>());
+    std::transform(squares.begin(), squares.end(), row_of_table(3), row_of_table(3), std::plus<>());
   }
-  std::copy(low.begin(), low.end(), sums + begin);
-  std::copy(high.begin(), high.end(), sums + channels + 1 + begin);
+  std::copy(low.begin(), low.end(), row_of_table(0));
+  std::copy(high.begin(), high.end(), row_of_table(1));
 }
 
 // Which integers the values become is for whoever reads the node.
@@ -142,7 +143,7 @@ void record_channels(const at::Tensor& input, const at::Tensor& sums, int64_t /*
   at::parallel_for(0, channels, std::max<int64_t>(65536 / count, 64), [&](int64_t begin, int64_t end) {
     add_columns(rows.const_data_ptr<float>(), count, channels, data, begin, end);
   });
-  data[3 * (channels + 1) - 1] += static_cast<double>(count);
+  data[4 * (channels + 1) - 1] += static_cast<double>(count);
 }
 
 bool has_weight_of_integers(const Node* op) {

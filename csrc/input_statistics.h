@@ -4,8 +4,8 @@
 // A linear and each output pixel of a convolution multiply weights with a patch of K inputs. Recorded are
 //   means:     the sums of each channel and their number, [channels + 1], or
 //   products:  the sums of patch * patch' with a one behind each patch, [groups, K + 1, K + 1], or
-//   channels:  of a linear, [3, K + 1]: the lowest and the highest number of each channel, or zero, and the
-//              sums of squares, with how many there were behind them.
+//   channels:  of a linear, [4, K + 1]: the lowest and the highest number of each channel, or zero, the sums
+//              and the sums of squares, with how many there were behind them.
 // Linears that take the same value share a node.
 #pragma once
 

@@ -279,8 +279,8 @@ def _added(parts: Sequence[Statistics]) -> Statistics:
 
 
 def _channels(parts: Sequence[Statistics]) -> Statistics:
-    low, high, squares = torch.stack([part[SUMS] for part in parts]).unbind(1)
-    return {SUMS: torch.stack([low.amin(0), high.amax(0), squares.sum(0)])}
+    low, high, sums, squares = torch.stack([part[SUMS] for part in parts]).unbind(1)
+    return {SUMS: torch.stack([low.amin(0), high.amax(0), sums.sum(0), squares.sum(0)])}
 
 
 def _extremes(parts: Sequence[Statistics]) -> Statistics:

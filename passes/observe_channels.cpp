@@ -1,5 +1,5 @@
-// observe_channels: the range and the mean square of each channel that a linear takes are recorded during
-// calibration, for smooth_inputs.
+// observe_channels: the range, the mean and the mean square of each channel that a linear takes are recorded
+// during calibration, for smooth_inputs.
 //
 // Before:
 //   %y : Tensor = aten::linear(%x, %weight, %bias)
@@ -36,7 +36,7 @@ std::optional<Record> channels_of(const Context& context, Node* op, const at::Te
   }
   const Module observer(context.attribute(*name)->toObject());
   return Record{
-      at::zeros({3, weight.size(1) + 1}, at::kDouble),
+      at::zeros({4, weight.size(1) + 1}, at::kDouble),
       {constant(op, setting(observer, "quant_min", 0)), constant(op, setting(observer, "quant_max", 255))}};
 }
 

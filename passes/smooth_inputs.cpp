@@ -59,7 +59,7 @@ struct Site {
   std::vector<Recorded> linears;
   int64_t lowest, highest;  // integers
   at::Tensor low, high;     // of each channel, as all below; double
-  at::Tensor squares;       // means
+  at::Tensor spread;        // mean squares, about the mean where the bias takes that back
 };
 
 bool is_linear_of(const torch::jit::Use& use) { return is_op(use.user, "aten::linear") && use.offset == 0; }
@@ -75,6 +75,14 @@ std::optional<Site> find_site(Node* record, const std::vector<Recorded>& linears
   const at::Tensor sums = linears[0].sums;
   const int64_t channels = sums.size(1) - 1;
   const at::Tensor numbers = sums.slice(1, 0, channels);
+  const at::Tensor count = sums[3][channels];
+  at::Tensor spread = numbers[3] / count;
+  const bool corrects_bias = std::any_of(uses.begin(), uses.end(), [](const auto& use) {
+    return is_op(use.user, {kRecordMeans, kRecordProducts});
+  });
+  if (corrects_bias) {
+    spread = (spread - (numbers[2] / count).square()).clamp_min(0);
+  }
   return Site{value,
               quantize,
               linears,
@@ -82,7 +90,7 @@ std::optional<Site> find_site(Node* record, const std::vector<Recorded>& linears
               constant_of(record->input(3))->toInt(),
               numbers[0],
               numbers[1],
-              numbers[2] / sums[2][channels]};
+              spread};
 }
 
 // Where the factors of the input go.
@@ -178,13 +186,13 @@ double step_of(const Site& site, const at::Tensor& factors) {
 double expected_error(const Site& site, const at::Tensor& energy, const at::Tensor& factors) {
   const double inputs =
       std::pow(step_of(site, factors), 2) * (factors.square() * energy).sum().item<double>();
-  const double squares = (site.squares / factors.square()).sum().item<double>();
+  const double spread = (site.spread / factors.square()).sum().item<double>();
   const at::Tensor narrow = factors.to(at::kFloat);
   double steps = 0;
   for (const Recorded& linear : site.linears) {
     steps += scales_with(linear, narrow).to(at::kDouble).square().sum().item<double>();
   }
-  return (inputs + steps * squares) / 12;
+  return (inputs + steps * spread) / 12;
 }
 
 at::Tensor bounded(const at::Tensor& sizes) {

@@ -197,7 +197,7 @@ def test_even_channels_are_left_alone() -> None:
 @pytest.mark.parametrize("number", [0.0, float("nan")])
 def test_nothing_is_smoothed_without_data(number: float) -> None:
     """Test that a linear which calibration did not reach, or with NaN, loses the record only."""
-    table = torch.full((3, FEATURES + 1), number, dtype=torch.double)
+    table = torch.full((4, FEATURES + 1), number, dtype=torch.double)
     x = torch.randn(40, FEATURES)
     run = smoothed(NORM, normed(x), norm_attributes(), table=table)
     assert run.count == 0
