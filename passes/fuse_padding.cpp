@@ -10,12 +10,12 @@
 //
 // Before:
 //   %p : Tensor = aten::constant_pad_nd(%x, %sides, %zero)
-//   %m = jitquant::quantize_prepack(%scale, %zero_point, %none)
+//   %m = jitquant::quantize_prepack(%scale, %zero_point, %none, %none)
 //   %q : Tensor = jitquant::quantize(%p, %m)
 //   %k = jitquant::conv_prepack(%w, ..., %padding, ...)
 //   %y : Tensor = jitquant::conv2d(%q, %k)
 // After:
-//   %m = jitquant::quantize_prepack(%scale, %zero_point, %wider_padding)
+//   %m = jitquant::quantize_prepack(%scale, %zero_point, %wider_padding, %none)
 //   %q : Tensor = jitquant::quantize(%x, %m)
 //   %k = jitquant::conv_prepack(%w, ..., %no_padding, ...)
 //   %y : Tensor = jitquant::conv2d(%q, %k)

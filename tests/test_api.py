@@ -170,7 +170,7 @@ def test_most_specific_qconfig_wins(model: torch.jit.ScriptModule, inputs: Tenso
     )
     assert kinds(quantized).count("quantized::conv2d") == 2
 
-    quantized = jitquant.quantize_jit(model, {"fc": default_qconfig}, calibrate, [inputs])
+    quantized = jitquant.quantize_jit(model, {"fc": default_qconfig}, calibrate, [inputs], preset="fast")
     assert kinds(quantized).count("aten::conv2d") == 2
     assert kinds(quantized).count("quantized::linear") == 1
 

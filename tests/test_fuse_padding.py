@@ -41,7 +41,7 @@ graph(%self, %x : Tensor):
         text += constants(input_sides=input_sides, zero=input_value)
         text += f"  %p : Tensor = {PAD}({value}, %input_sides, %zero)\n"
         value = "%p"
-    text += f"  %m : {KERNEL} = jitquant::quantize_prepack(%scale, %zero_point, %none)\n"
+    text += f"  %m : {KERNEL} = jitquant::quantize_prepack(%scale, %zero_point, %none, %none)\n"
     text += f"  %q : Tensor = {QUANTIZE}({value}, %m)\n"
     value = "%q"
     if integer_sides:
