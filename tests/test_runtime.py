@@ -370,6 +370,17 @@ def test_softmax(sizes: tuple[int, ...], dim: int) -> None:
     assert (found.double() - expected).abs().max() <= 1
 
 
+@pytest.mark.parametrize("columns", [512, 1500])
+def test_softmax_keeps_the_sum_of_small_numbers(columns: int) -> None:
+    """Test that of numbers which are all less than half a step as many are one as their sum asks for."""
+    logits = torch.randn(6, columns) * 0.5
+    found = OPS.softmax(logits, OPS.softmax_prepack(-1, None, 0, 1 / 256, 0))
+    steps = torch.softmax(logits.double(), -1) * 256
+    assert found.max() <= steps.max() + 1
+    for part in range(16):  # each lane of a loop passes on what is its own
+        assert (found[:, part::16].double() - steps[:, part::16]).sum(1).abs().max() <= 0.51
+
+
 def test_softmax_of_masked_rows() -> None:
     """Test that what is masked with minus infinity, or with the lowest number, has no weight."""
     logits = torch.randn(4, 40)

@@ -31,7 +31,9 @@ struct Loops {
                    Bounds bounds);
   void (*bilinear_to_float)(const uint8_t* a, const uint8_t* b, float* out, int64_t count, const float* k,
                             Bounds bounds);
-  // exp(in - max(in)) over its sum, for each row; then times factor, plus shift. Scratch: one row.
+  // exp(in - max(in)) over its sum, for each row; then times factor, plus shift. What rounding leaves over
+  // goes to the number sixteen columns on: else the many small numbers of a row would all be lost, and with
+  // them their part of an average. Scratch: one row.
   void (*softmax)(const float* in, uint8_t* out, int64_t rows, int64_t columns, float factor, float shift,
                   float* scratch);
   // For each window, `step` bytes behind the one before: the highest of its lines, byte by byte, where lines

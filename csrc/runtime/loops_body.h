@@ -114,10 +114,12 @@ inline void softmax_row(const float* in, uint8_t* out, float* scratch, int64_t c
     }
   }
   const Numbers scale = spread(factor / sum);
-  const Numbers low = spread(0.0F);
-  const Numbers high = spread(255.0F);
+  Numbers left_over = spread(0.0F);
   by_sixteen(columns, [&](int64_t i, int n) {
-    store(within(times_plus(load(scratch + i, n), scale, shift), low, high), out + i, n);
+    const Numbers wanted = times_plus(one, left_over, times_plus(load(scratch + i, n), scale, shift));
+    const Numbers whole_number = rounded(within(wanted, spread(0.0F), spread(255.0F)));
+    store(whole_number, out + i, n);
+    left_over = within(times_plus(whole_number, spread(-1.0F), wanted), spread(-0.5F), spread(0.5F));
   });
 }
 
