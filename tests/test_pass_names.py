@@ -130,3 +130,10 @@ def test_unknown_pass_is_refused(unknown: str) -> None:
     known = ", ".join(sorted(passes()))
     assert str(refusal.value) == f"run_pass: there is no pass '{unknown}'; the passes are {known}"
     assert graph_text(module) == text
+
+
+def test_readme_lists_the_pipeline() -> None:
+    """Test that the README's table has each pass with its purpose, in the order in which they run."""
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    order = pipeline.PREPARE_PASSES + pipeline.CONVERT_PASSES
+    assert [row for row in rows if row[0] in passes()] == [(name, passes()[name]) for name in order]
