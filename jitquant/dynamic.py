@@ -96,7 +96,7 @@ def prepare_dynamic_jit(
         warnings.warn(
             f"{caller}: no op of the model has a dynamic form under this qconfig_dict", stacklevel=2
         )
-    mapped = isinstance(quantizer, QConfigMapping)
+    words = quantizer.describe() if isinstance(quantizer, QConfigMapping) else describe_choice(chosen)
     write_info(
         work,
         {
@@ -106,7 +106,7 @@ def prepare_dynamic_jit(
             "target": target,
             "dynamic": True,
             "methods": list(methods),
-            "qconfig": quantizer.describe() if mapped else describe_choice(chosen),
+            "qconfig": words,
             "reduce_range": _are_reduced(work),
         },
     )
