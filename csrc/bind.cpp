@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/extension.h>
 
+#include "csrc/dynamic.h"
 #include "csrc/error.h"
 #include "csrc/module_path.h"
 #include "csrc/observer_calls.h"
@@ -137,6 +138,7 @@ py::list table_rows() {
     for (const Target* target : {&quantized_target(), &native_target()}) {
       py::dict column;
       column["integer"] = has_integer_form(*target, row);
+      column["dynamic"] = find_dynamic_form(*target, row) != nullptr;
       std::vector<std::string> recipes;
       for (const IntegerForm& form : target->forms()) {
         if (form.op == row.op) {

@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 
+#include "csrc/dynamic.h"
 #include "csrc/graph_edit.h"
 #include "csrc/runtime/equation.h"
 #include "csrc/target.h"
@@ -243,6 +244,16 @@ std::vector<IntegerForm> make_forms() {
   return forms;
 }
 
+std::string dynamic_recipe(const std::string& run) {
+  return "integers = aten::int_repr(weight);"
+         "kernel = jitquant::linear_dynamic_prepack(integers, $weight_scales, bias, $activation, $sum);" +
+         run;
+}
+
+bool takes_symmetric_weight(const Context& /*context*/, const Lowering& lowering) {
+  return lowering.names.count("$reduce_range") != 0 && lowering.names.count("$weight_scales") != 0;
+}
+
 const std::vector<IntegerForm>& forms() {
   static const std::vector<IntegerForm> made = make_forms();
   return made;
@@ -251,6 +262,19 @@ const std::vector<IntegerForm>& forms() {
 bool runs(const std::string& /*engine*/, const Node* /*node*/) { return true; }
 
 }  // namespace
+
+const std::vector<IntegerForm>& native_dynamic_forms() {
+  static const std::vector<IntegerForm> made{
+      {.op = "aten::linear",
+       .recipe = dynamic_recipe("jitquant::linear_dynamic(input, kernel)"),
+       .sum_recipe = dynamic_recipe("jitquant::linear_dynamic_add(input, $other, kernel)"),
+       .suits = takes_symmetric_weight,
+       .otherwise = "its weight is not symmetric",
+       .takes_activation = true,
+       .gives_float = true},
+      half_linear()};
+  return made;
+}
 
 std::optional<std::pair<double, double>> linear_of(const Node* node) {
   const auto* schema = node->maybeSchema();
@@ -309,20 +333,31 @@ std::optional<std::string> activation_words(const Node* node) {
 }
 
 const Target& native_target() {
-  static const Target target{
-      .name = "native",
-      .plain_integers = true,
-      .forms = forms,
-      .prepack_ops = {"jitquant::pack_rows", "jitquant::pack_row_scales", "quantized::embedding_bag_prepack",
-                      "jitquant::conv_prepack", "jitquant::linear_prepack", "jitquant::binary_prepack",
-                      "jitquant::activation_prepack", "jitquant::pool_prepack",
-                      "jitquant::adaptive_avg_pool_prepack", "jitquant::cat_prepack",
-                      "jitquant::mean_prepack", "jitquant::einsum_prepack",
-                      "jitquant::channel_shuffle_prepack", "jitquant::softmax_prepack",
-                      "jitquant::layer_norm_prepack", "jitquant::batch_norm_prepack",
-                      "jitquant::prelu_prepack", "jitquant::quantize_prepack",
-                      "jitquant::dequantize_prepack"},
-      .runs = runs};
+  static const Target target{.name = "native",
+                             .plain_integers = true,
+                             .forms = forms,
+                             .prepack_ops = {"jitquant::pack_rows",
+                                             "jitquant::pack_row_scales",
+                                             "quantized::embedding_bag_prepack",
+                                             "jitquant::conv_prepack",
+                                             "jitquant::linear_prepack",
+                                             "jitquant::linear_dynamic_prepack",
+                                             "quantized::linear_prepack_fp16",
+                                             "jitquant::binary_prepack",
+                                             "jitquant::activation_prepack",
+                                             "jitquant::pool_prepack",
+                                             "jitquant::adaptive_avg_pool_prepack",
+                                             "jitquant::cat_prepack",
+                                             "jitquant::mean_prepack",
+                                             "jitquant::einsum_prepack",
+                                             "jitquant::channel_shuffle_prepack",
+                                             "jitquant::softmax_prepack",
+                                             "jitquant::layer_norm_prepack",
+                                             "jitquant::batch_norm_prepack",
+                                             "jitquant::prelu_prepack",
+                                             "jitquant::quantize_prepack",
+                                             "jitquant::dequantize_prepack"},
+                             .runs = runs};
   return target;
 }
 

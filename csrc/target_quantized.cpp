@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include "csrc/dynamic.h"
 #include "csrc/graph_edit.h"
 #include "csrc/quantization_params.h"
 #include "csrc/target.h"
@@ -357,6 +358,10 @@ std::vector<IntegerForm> make_forms() {
   return forms;
 }
 
+bool takes_integer_weight(const Context& /*context*/, const Lowering& lowering) {
+  return lowering.names.count("$reduce_range") != 0;
+}
+
 const std::vector<IntegerForm>& forms() {
   static const std::vector<IntegerForm> made = make_forms();
   return made;
@@ -373,6 +378,17 @@ bool runs(const std::string& engine, const Node* node) {
 
 }  // namespace
 
+const std::vector<IntegerForm>& quantized_dynamic_forms() {
+  const std::string pack = "packed = quantized::linear_prepack(weight, bias);";
+  static const std::vector<IntegerForm> made{
+      {.op = "aten::linear",
+       .recipe = pack + "quantized::linear_dynamic(input, packed, $reduce_range)",
+       .relu_recipe = pack + "quantized::linear_relu_dynamic(input, packed, $reduce_range)",
+       .suits = takes_integer_weight},
+      half_linear()};
+  return made;
+}
+
 const Target& quantized_target() {
   static const Target target{
       .name = "quantized",
@@ -382,7 +398,7 @@ const Target& quantized_target() {
                       "quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack",
                       "quantized::conv_transpose1d_prepack", "quantized::conv_transpose2d_prepack",
                       "quantized::conv_transpose3d_prepack", "quantized::linear_prepack",
-                      "onednn::qconv_prepack", "onednn::qlinear_prepack"},
+                      "quantized::linear_prepack_fp16", "onednn::qconv_prepack", "onednn::qlinear_prepack"},
       .runs = runs};
   return target;
 }

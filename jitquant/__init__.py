@@ -7,6 +7,7 @@ check_torch_version()  # before the extension is loaded: with another torch that
 from jitquant import native  # noqa: E402
 from jitquant.api import convert_jit, fuse_conv_bn_jit, prepare_jit, quantize_jit  # noqa: E402
 from jitquant.check import Finding, Fit, check  # noqa: E402
+from jitquant.dynamic import convert_dynamic_jit, prepare_dynamic_jit, quantize_dynamic_jit  # noqa: E402
 from jitquant.errors import QuantizationError  # noqa: E402
 from jitquant.info import info  # noqa: E402
 from jitquant.observers import (  # noqa: E402
@@ -16,10 +17,18 @@ from jitquant.observers import (  # noqa: E402
     MovingAverageMinMaxObserver,
     PercentileObserver,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
     WeightMinMaxObserver,
 )
 from jitquant.profile import Profile, ProfiledOp, profile  # noqa: E402
-from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig  # noqa: E402
+from jitquant.qconfig import (  # noqa: E402
+    QConfig,
+    default_dynamic_qconfig,
+    default_qconfig,
+    float16_dynamic_qconfig,
+    get_default_qconfig,
+    per_channel_dynamic_qconfig,
+)
 from jitquant.qconfig_mapping import QConfigMapping  # noqa: E402
 from jitquant.quantizer import ComposedQuantizer, OpNode, Quantizer  # noqa: E402
 from jitquant.statistics import load_statistics, merge_statistics, save_statistics  # noqa: E402
@@ -40,6 +49,7 @@ __all__ = [
     "OpSummary",
     "PerChannelMinMaxObserver",
     "PercentileObserver",
+    "PlaceholderObserver",
     "Profile",
     "ProfiledOp",
     "QConfig",
@@ -50,16 +60,22 @@ __all__ = [
     "WeightMinMaxObserver",
     "__version__",
     "check",
+    "convert_dynamic_jit",
     "convert_jit",
+    "default_dynamic_qconfig",
     "default_qconfig",
+    "float16_dynamic_qconfig",
     "fuse_conv_bn_jit",
     "get_default_qconfig",
     "info",
     "load_statistics",
     "merge_statistics",
     "native",
+    "per_channel_dynamic_qconfig",
+    "prepare_dynamic_jit",
     "prepare_jit",
     "profile",
+    "quantize_dynamic_jit",
     "quantize_jit",
     "save_statistics",
     "summarize",

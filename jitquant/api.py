@@ -39,7 +39,7 @@ from jitquant.pipeline import (
     run_passes,
 )
 from jitquant.presets import choose_methods
-from jitquant.qconfig import QConfig
+from jitquant.qconfig import QConfig, check_kinds
 from jitquant.qconfig_mapping import QConfigMapping
 from jitquant.quantizer import OpNode, Quantizer, choose_qconfigs, compile_observers, describe_choice
 from jitquant.statistics import merge_ranks, observers_of
@@ -141,6 +141,7 @@ def prepare_jit(
     chosen: dict[OpNode, QConfig | None] = {}
     if not run(before, options=options):
         chosen = choose_qconfigs(quantizer, work, methods)
+        check_kinds(chosen, False, caller)
         observing = replace(options, observers=compile_observers(chosen))
         run(OBSERVE + recording, options=observing)
     words = quantizer.describe() if isinstance(quantizer, QConfigMapping) else describe_choice(chosen)
@@ -227,7 +228,7 @@ def convert_jit(
     stage = "debug" if debug else "quantized"
     if not debug and stop_after is None:
         records = records or read_report(work)  # without observers there was nothing to decide anew
-        check_strict(records, strict, target, caller)
+        check_strict(records, strict, target, caller, dynamic=facts.get("dynamic", False))
         write_report(work, records)
     made = {"stage": stage, "target": target, "cpu": cpu.describe(), **_needs(target, engine)}
     if stage == "quantized" and target == "quantized":

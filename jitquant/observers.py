@@ -17,6 +17,7 @@ Observer                        What it keeps                               Mean
 `PerChannelMinMaxObserver`      the extremes of each channel, once          weights
 `WeightMinMaxObserver`          the extremes, once                          weights, one scale for the whole
 `FixedQParamsObserver`          the extremes, for checking only             ranges known beforehand (sigmoid)
+`PlaceholderObserver`           nothing                                     dynamic quantization
 ==============================  ==========================================  ==================================
 """
 
@@ -38,6 +39,7 @@ __all__ = [
     "ObserverFactory",
     "PerChannelMinMaxObserver",
     "PercentileObserver",
+    "PlaceholderObserver",
     "WeightMinMaxObserver",
 ]
 
@@ -352,6 +354,54 @@ class WeightMinMaxObserver(MinMaxObserver):
     default_dtype = torch.qint8
     default_qscheme = torch.per_tensor_symmetric
     records_once = True
+
+
+class PlaceholderObserver(Observer):
+    """Records nothing: it says that a value gets its range at each call, or that it is in half precision.
+
+    Args:
+        dtype: torch.quint8 or torch.qint8, or torch.float16 for weights (and what is multiplied with them).
+        is_dynamic: whether the value is an activation whose range is found at each call.
+
+    Raises:
+        RuntimeError: from calculate_qparams (torch.jit.Error once scripted): there is no scale beforehand.
+    """
+
+    def __init__(self, *, is_dynamic: bool = False, **common: Unpack[CommonArguments]) -> None:
+        super().__init__(**common)
+        if not isinstance(is_dynamic, bool):
+            self._refuse_type("is_dynamic", is_dynamic, "pass True or False")
+        self.is_dynamic = is_dynamic
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x, the same tensor."""
+        return x
+
+    @torch.jit.export
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Raises RuntimeError."""
+        if self.is_dynamic or self.min_val.numel() == 0:
+            raise RuntimeError(
+                "calculate_qparams: a placeholder has no scale beforehand; convert the model with "
+                "convert_dynamic_jit"
+            )
+        return self.min_val, self.max_val
+
+    def extra_repr(self) -> str:
+        dynamic = "dynamic " if self.is_dynamic else ""
+        if self.dtype == torch.float16:
+            return f"{dynamic}float16"
+        return f"{dynamic}{super().extra_repr()}"
+
+    def _checked_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype if dtype == torch.float16 else super()._checked_dtype(dtype)
+
+    def _integer_range(
+        self, reduce_range: bool, quant_min: int | None, quant_max: int | None
+    ) -> tuple[int, int]:
+        if self.dtype == torch.float16:
+            return 0, 0
+        return super()._integer_range(reduce_range, quant_min, quant_max)
 
 
 class PerChannelMinMaxObserver(Observer):

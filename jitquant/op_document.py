@@ -18,7 +18,8 @@ OPS.md`. An op that is not here stays float, and so does one whose arguments the
 
 *Output's scale*: from an observer of its own, that of its input, a fixed one, or none where only the weight
 is integer. *As it is*: the op runs on the integers unchanged. *Float*: what it takes is dequantized before
-it, and what takes its result quantizes again.
+it, and what takes its result quantizes again. *Dynamic*: the targets on which
+`quantize_dynamic_jit` makes it integer.
 """
 SCALES = {"observed": "observed", "same": "its input's", "fixed": "fixed", "float": "none"}
 TARGETS = ("quantized", "native")
@@ -26,7 +27,15 @@ TARGETS = ("quantized", "native")
 
 def document() -> str:
     """The whole page, as Markdown."""
-    head = ("op", "activations", "weight", "output's scale", "target `quantized`", "target `native`")
+    head = (
+        "op",
+        "activations",
+        "weight",
+        "output's scale",
+        "target `quantized`",
+        "target `native`",
+        "dynamic",
+    )
     lines = [_line(head), _line(["---"] * len(head)), *(_line(_row(row)) for row in op_table())]
     return f"{HEAD}\n" + "\n".join(lines) + "\n"
 
@@ -35,7 +44,8 @@ def _row(row: dict[str, Any]) -> list[str]:
     weight = "" if row["weight"] is None else f"`{row['weight']}`, axis {row['weight_axis']}"
     columns = [_integer_ops(row["op"], row[target]) for target in TARGETS]
     activations = ", ".join(f"`{name}`" for name in row["activations"])
-    return [f"`{row['op']}`", activations, weight, SCALES[row["output"]], *columns]
+    dynamic = ", ".join(f"`{target}`" for target in TARGETS if row[target]["dynamic"])
+    return [f"`{row['op']}`", activations, weight, SCALES[row["output"]], *columns, dynamic]
 
 
 def _integer_ops(row: str, column: dict[str, Any]) -> str:

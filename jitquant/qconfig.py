@@ -1,6 +1,6 @@
 """Which observer watches a model's activations and which its weights, and the defaults for each backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +9,25 @@ from torch import nn
 from torch.jit import ScriptModule
 
 from jitquant import cpu
+from jitquant.errors import QuantizationError
 from jitquant.observers import (
     HistogramObserver,
     Observer,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
     WeightMinMaxObserver,
 )
 
 __all__ = [
     "QConfig",
     "as_qconfig",
+    "check_kinds",
+    "default_dynamic_qconfig",
     "default_qconfig",
+    "float16_dynamic_qconfig",
     "get_default_qconfig",
     "make_observers",
+    "per_channel_dynamic_qconfig",
     "saturates",
 ]
 
@@ -121,6 +127,33 @@ def get_default_qconfig(backend: str = "x86") -> QConfig:
     return QConfig(HistogramObserver.with_args(reduce_range=reduce_range), weight.with_args())
 
 
+def check_kinds(chosen: Mapping[Any, QConfig | None], dynamic: bool, caller: str) -> None:
+    """Raises QuantizationError for the first node whose qconfig is not of the kind that the caller takes."""
+    faults = {qconfig: _fault(qconfig, dynamic) for qconfig in set(chosen.values()) if qconfig is not None}
+    for node, qconfig in chosen.items():
+        fault = None if qconfig is None else faults[qconfig]
+        if fault is not None:
+            raise QuantizationError(f"{caller}: the qconfig of {node}: {fault}")
+
+
+def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
+    activation, weight = qconfig.activation(), qconfig.weight()
+    is_dynamic = bool(getattr(activation, "is_dynamic", False))
+    if not dynamic:
+        cause = "its activation observer is a placeholder for dynamic quantization and records nothing"
+        remedy = "call quantize_dynamic_jit, or choose a qconfig such as jitquant.default_qconfig"
+        return f"{cause}; {remedy}" if is_dynamic else None
+    remedy = "choose jitquant.default_dynamic_qconfig or another dynamic one"
+    if not is_dynamic:
+        cause = f"its activation observer, {type(activation).__name__}, is one that has to be calibrated"
+        return f"{cause}; {remedy}, or call quantize_jit"
+    dtypes = tuple(getattr(part, "dtype", None) for part in (activation, weight))
+    if dtypes not in ((torch.quint8, torch.qint8), (torch.float16, torch.float16)):
+        cause = f"no op takes activations of {dtypes[0]} and weights of {dtypes[1]}"
+        return f"{cause}; pass torch.quint8 and torch.qint8, or torch.float16 for both"
+    return None
+
+
 def make_observers(qconfig: QConfig) -> tuple[ScriptModule, ScriptModule]:
     """A new observer for activations and one for weights, both scripted.
 
@@ -169,3 +202,13 @@ def _check_backend(backend: str) -> None:
 
 
 default_qconfig = QConfig(HistogramObserver.with_args(), WeightMinMaxObserver.with_args())
+
+_of_each_call = PlaceholderObserver.with_args(
+    dtype=torch.quint8, is_dynamic=True, reduce_range=saturates("x86")
+)
+default_dynamic_qconfig = QConfig(_of_each_call, WeightMinMaxObserver.with_args())
+per_channel_dynamic_qconfig = QConfig(_of_each_call, PerChannelMinMaxObserver.with_args())
+float16_dynamic_qconfig = QConfig(
+    PlaceholderObserver.with_args(dtype=torch.float16, is_dynamic=True),
+    PlaceholderObserver.with_args(dtype=torch.float16),
+)

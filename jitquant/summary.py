@@ -168,17 +168,25 @@ def read_report(module: torch.jit.ScriptModule) -> list[Record]:
     return json.loads(module._c.getattr(ATTRIBUTE)) if module._c.hasattr(ATTRIBUTE) else []
 
 
-def check_strict(records: Sequence[Record], strict: bool | Sequence[str], target: str, caller: str) -> None:
+def check_strict(
+    records: Sequence[Record],
+    strict: bool | Sequence[str],
+    target: str,
+    caller: str,
+    *,
+    dynamic: bool = False,
+) -> None:
     """Raises QuantizationError, with a line for each, where an op stays float that was to become integer.
 
-    `strict` is True for every op that has an integer form on the target, or names: of ops (``"conv2d"`` or
-    ``"aten::conv2d"``) and of modules (``"layer1.0"``).
+    `strict` is True for every op that has an integer form on the target (if `dynamic`, a dynamic one), or
+    names: of ops (``"conv2d"`` or ``"aten::conv2d"``) and of modules (``"layer1.0"``).
     """
     if strict is False:
         return
     ops = [OpSummary(**record) for record in records]
     if strict is True:
-        with_form = {row["op"].split(".")[0] for row in _C.op_table() if row[target]["integer"]}
+        kind = "dynamic" if dynamic else "integer"
+        with_form = {row["op"].split(".")[0] for row in _C.op_table() if row[target][kind]}
         asked = [op for op in ops if op.op in with_form]
     else:
         for name in strict:

@@ -11,7 +11,8 @@
 //   %yq : Tensor = quantized::conv2d_relu(%xq, %packed, %scale, %zero_point)
 //
 // A clamp before the quantize goes: into the op where the target has it with a relu; into nothing where the
-// range of the integers ends where the clamp does; else it is done on the integers. Left alone: ops of which
+// range of the integers ends where the clamp does; else it is done on the integers. An op of which the input
+// gets its range at each call becomes the target's dynamic op (csrc/dynamic.h). Left alone: ops of which
 // an activation is float, or whose output something float uses before it is quantized, and ops with arguments
 // that the integer op does not take.
 
@@ -21,6 +22,7 @@
 #include <ATen/ATen.h>
 
 #include "csrc/chain.h"
+#include "csrc/dynamic.h"
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/op_table.h"
@@ -103,7 +105,13 @@ bool is_among_integers(const Value* result, const std::vector<ActivationSlot>& s
 
 class Fuser {
  public:
-  explicit Fuser(Context& context) : context_(context), target_(context.target()) {}
+  Fuser(Context& context, const std::vector<Node*>& nodes)
+      : context_(context),
+        target_(context.target()),
+        in_dynamic_graph_(std::any_of(nodes.begin(), nodes.end(), [](Node* node) {
+          const OpRow* row = find_row(node);
+          return row != nullptr && is_dynamic(node, *row);
+        })) {}
 
   void visit(Node* node) {
     auto absorbed = absorbed_.find(node);
@@ -124,6 +132,9 @@ class Fuser {
     const OpRow* row = find_row(node);
     if (is_fenced(node)) {
       return {"", "its qconfig is None"};
+    }
+    if (in_dynamic_graph_) {
+      return is_dynamic(node, *row) ? replace_dynamic(node, *row) : Fate{"", why_not_dynamic(*row)};
     }
     if (!runs(node)) {
       return {"", "the engine " + context_.options.engine + " has no kernel for it that is right"};
@@ -146,6 +157,49 @@ class Fuser {
       return replace_weight(node, *row);
     }
     return form == nullptr ? move_to_integers(node, slots) : replace(node, *row, *form, slots);
+  }
+
+  std::string why_not_dynamic(const OpRow& row) const {
+    return find_dynamic_form(target_, row) == nullptr
+               ? kNoDynamicForm
+               : "its weight is not a float32 constant or attribute of the model";
+  }
+
+  // Of an op that takes and gives float, whatever its input becomes inside.
+  Fate replace_dynamic(Node* node, const OpRow& row) {
+    const auto slot = activation_slots(node, row).front();
+    Chain chain = find_chain(node, row, *find_dynamic_form(target_, row), /*through_pairs=*/false);
+    Lowering lowering = collect_dynamic(chain, row, slot.value());
+    const IntegerForm* form = choose_dynamic_form(context_, lowering);
+    if (form == nullptr) {
+      return {"", find_dynamic_form(target_, row)->otherwise};
+    }
+    const bool is_relu = chain.activation != nullptr && chain.activation->kind() == c10::aten::relu;
+    const bool takes_relu = chain.add == nullptr && is_relu && !form->relu_recipe.empty();
+    if (!form->takes_activation) {
+      Node* relu = takes_relu ? chain.activation : nullptr;
+      chain = {.op = node, .activation = relu, .end = takes_relu ? relu->output() : node->output()};
+      lowering = collect_dynamic(chain, row, slot.value());
+      lowering.relu = takes_relu;
+    }
+    Value* result = build_form(*form, lowering, chain.end->node()->next());
+    const std::string becomes = result->node()->kind().toQualString();
+    for (const Node* absorbed : {chain.add, chain.activation}) {
+      if (absorbed != nullptr) {
+        absorbed_[absorbed] = becomes;
+      }
+    }
+    chain.end->replaceAllUsesWith(result);
+    return {becomes, ""};
+  }
+
+  Lowering collect_dynamic(const Chain& chain, const OpRow& row, const Value* input) {
+    Lowering lowering = collect(chain, row, {}, nullptr, chain.end->node()->next());
+    if (const Node* chooser = chooser_of(input)) {
+      lowering.names["input"] = chooser->input(0);
+      lowering.names["$reduce_range"] = chooser->input(1);
+    }
+    return lowering;
   }
 
   static std::string why_float(const Value* input) {
@@ -397,6 +451,9 @@ class Fuser {
   }
 
   void add_weight(std::map<std::string, Value*>& names, Node* node, const OpRow& row) {
+    if (!is_dequantize(node->namedInput(*row.weight))) {
+      return;  // in half precision
+    }
     Value* weight = integers_of(node->namedInput(*row.weight));
     names[*row.weight] = weight;
     const bool by_row = row.output == Output::Float;
@@ -415,6 +472,7 @@ class Fuser {
 
   Context& context_;
   const Target& target_;
+  const bool in_dynamic_graph_;
   int64_t count_ = 0;
   std::unordered_map<const Node*, std::string> absorbed_;  // what became part of another op
   std::vector<OpReport> reports_;
@@ -432,7 +490,7 @@ int64_t FuseQuantized(Context& context) {
         nodes.push_back(node);
       }
     });
-    Fuser fuser(context);
+    Fuser fuser(context, nodes);
     for (Node* node : nodes) {
       fuser.visit(node);
     }

@@ -14,12 +14,15 @@
 //
 // A value is observed where it ends up: behind the clamp that the integer op absorbs. Ops that only move
 // values take over what their input has. Which observers an op gets was chosen beforehand; one that has an
-// integer form and gets none has a fence behind it, so that it stays float. Left alone: weights that are not
-// constants or attributes, and ops whose row has no integer form on the target.
+// integer form and gets none has a fence behind it, so that it stays float. Where the observer is a
+// placeholder, an op that has a dynamic form has its inputs and its weight observed, and no other has
+// anything to do with it. Left alone: weights that are not constants or attributes, and ops whose row has no
+// integer form on the target.
 
 #include <unordered_map>
 #include <unordered_set>
 
+#include "csrc/dynamic.h"
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/observer_calls.h"
@@ -93,6 +96,9 @@ class Inserter {
     if (observers == observers_.end()) {
       fence(node, tensor_outputs(node));
       return {"", "its qconfig is None"};
+    }
+    if (placeholder_of(observers->second->activation) != Placeholder::None) {
+      return observe_inputs(node, *row, *observers->second);
     }
     if (absorbed_.count(node) != 0) {
       return {"part of the op before it", ""};
@@ -188,11 +194,7 @@ class Inserter {
         observe_all_uses(slot.value(), observers.activation, node);
       }
     }
-    if (row.weight) {
-      Value* weight = node->namedInput(*row.weight);
-      set_input(node, row.weight->c_str(),
-                observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
-    }
+    observe_weight(node, row, observers);
     if (row.output == Output::Float) {
       return {"observed", ""};
     }
@@ -208,6 +210,26 @@ class Inserter {
     }
     observe_all_uses(end, observers.activation, node);
     return {"observed", ""};
+  }
+
+  // Others that take the same value get it as it is.
+  Fate observe_inputs(Node* node, const OpRow& row, const ObserverPair& observers) {
+    if (find_dynamic_form(context_.target(), row) == nullptr) {
+      return {"", kNoDynamicForm};
+    }
+    for (const auto& slot : activation_slots(node, row)) {
+      slot.set(observe(node, slot.value(), observers.activation, node));
+    }
+    observe_weight(node, row, observers);
+    return {"observed", ""};
+  }
+
+  void observe_weight(Node* node, const OpRow& row, const ObserverPair& observers) {
+    if (row.weight) {
+      Value* weight = node->namedInput(*row.weight);
+      set_input(node, row.weight->c_str(),
+                observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
+    }
   }
 
   // Transposed convolutions have their output channels elsewhere than an observer expects.

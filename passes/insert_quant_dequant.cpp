@@ -14,10 +14,14 @@
 //   %q.1 : Tensor = aten::quantize_per_tensor(%y, %_scale_0, %_zero_point_0, %dtype)
 //   %y.1 : Tensor = aten::dequantize(%q.1)
 //
+// A placeholder becomes quantize and dequantize with the range of each call, or before a weight of half
+// precision what keeps it within that; csrc/dynamic.h shows both.
+//
 // Refused: a module without observers, observers of which none has seen data, and values that were NaN or
 // infinite. Left float, with a warning: values on a path that calibration did not take, and those that turned
 // out not to be float.
 
+#include "csrc/dynamic.h"
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/module_path.h"
@@ -42,6 +46,7 @@ constexpr const char* kName = "insert_quant_dequant";
 struct Observed {
   Node* call;
   Module observer;
+  Placeholder placeholder;
   std::optional<QParams> params;  // nothing where the value stays float
 };
 
@@ -50,7 +55,8 @@ std::vector<Observed> find_observed(const Context& context) {
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* node) {
       if (auto name = called_observer(node)) {
-        found.push_back({node, Module(context.attribute(*name)->toObject()), std::nullopt});
+        const Module observer(context.attribute(*name)->toObject());
+        found.push_back({node, observer, placeholder_of(observer), std::nullopt});
       }
     });
   }
@@ -87,7 +93,9 @@ void ask_all(Context& context, std::vector<Observed>& all) {
   auto is_weight = [&](const Observed& observed) {
     return context.static_tensor(observed.call->input(1)).has_value();
   };
-  const bool needs_data = !std::all_of(all.begin(), all.end(), is_weight);
+  const bool needs_data = !std::all_of(all.begin(), all.end(), [&](const Observed& observed) {
+    return is_weight(observed) || observed.placeholder != Placeholder::None;
+  });
   const bool none_ran = std::none_of(all.begin(), all.end(), [&](const Observed& observed) {
     return !is_weight(observed) && has_observed(observed.observer);
   });
@@ -96,6 +104,9 @@ void ask_all(Context& context, std::vector<Observed>& all) {
          "run calibration data through the prepared model first");
   }
   for (Observed& observed : all) {
+    if (observed.placeholder != Placeholder::None) {
+      continue;
+    }
     if (is_weight(observed) && !has_observed(observed.observer)) {
       observed.observer.get_method("forward")({*context.static_tensor(observed.call->input(1))});
     }
@@ -133,7 +144,15 @@ class Inserter {
 
   void replace_observer(const Observed& observed) {
     Value* value = observed.call->input(1);
-    Value* result = observed.params ? quantize(observed.call, value, params_for_kernel(observed)) : value;
+    Value* result = value;
+    if (observed.placeholder == Placeholder::Dynamic) {
+      result = quantize_anew(observed.call, value, reduces_range(observed.observer));
+    } else if (observed.placeholder == Placeholder::Half && context_.static_tensor(value)) {
+      result = insert_op(observed.call, observed.call, kSaturateToHalf, {value});
+      ++count_;
+    } else if (observed.params) {
+      result = quantize(observed.call, value, params_for_kernel(observed));
+    }
     observed.call->output()->replaceAllUsesWith(result);
     observed.call->destroy();
   }
@@ -197,6 +216,22 @@ class Inserter {
     inputs.push_back(dtype);
     ++count_;
     return finish(value, insert_op(before, before, kind, inputs), before);
+  }
+
+  // With the range of each call.
+  Value* quantize_anew(Node* before, Value* value, bool reduce_range) {
+    Value* reduce = constant(before, reduce_range);
+    Node* choose =
+        before->owningGraph()->create(c10::Symbol::fromQualString(kChooseQParams), {value, reduce}, 2);
+    choose->output(0)->setType(c10::FloatType::get());
+    choose->output(1)->setType(c10::IntType::get());
+    choose->insertBefore(before)->copyMetadata(before);
+    Value* dtype = constant(before, static_cast<int64_t>(at::kQUInt8));
+    ++count_;
+    return finish(value,
+                  insert_op(before, before, "aten::quantize_per_tensor",
+                            {value, choose->output(0), choose->output(1), dtype}),
+                  before);
   }
 
   void quantize_like(Value* output, Node* node, const OpRow& row, const Node* source) {

@@ -96,6 +96,15 @@ KernelPtr linear_prepack(const at::Tensor& weight, const at::Tensor& weight_scal
   return make_kernel(std::move(spec));
 }
 
+KernelPtr linear_dynamic_prepack(const at::Tensor& weight, const at::Tensor& weight_scales,
+                                 const MaybeTensor& bias, const std::string& activation,
+                                 const std::string& sum) {
+  Spec spec = new_spec("linear_dynamic", activation);
+  set_weight(spec, weight, weight_scales, bias);
+  set_other(spec, sum, std::nullopt, 0);
+  return make_kernel(std::move(spec));
+}
+
 KernelPtr binary_prepack(const std::string& kind, double input_scale, int64_t input_zero_point,
                          double other_scale, int64_t other_zero_point, std::optional<double> scale,
                          int64_t zero_point, const std::string& activation) {
@@ -294,6 +303,8 @@ TORCH_LIBRARY(jitquant, library) {
                ", Tensor? factors=None)" + made)
                   .c_str(),
               linear_prepack);
+  library.def(("linear_dynamic_prepack" + weight + "str activation, str sum)" + made).c_str(),
+              linear_dynamic_prepack);
   library.def(("binary_prepack(str kind, float input_scale, int input_zero_point, float other_scale,"
                " int other_zero_point, float? scale, int zero_point, str activation)" +
                made)
@@ -356,10 +367,11 @@ TORCH_LIBRARY(jitquant, library) {
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
   for (const char* name : {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool",
                            "adaptive_avg_pool", "mean", "quantize", "dequantize", "channel_shuffle",
-                           "softmax", "layer_norm", "batch_norm", "prelu"}) {
+                           "softmax", "layer_norm", "batch_norm", "prelu", "linear_dynamic"}) {
     library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
   }
-  for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "add", "mul", "matmul"}) {
+  for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "linear_dynamic_add",
+                           "add", "mul", "matmul"}) {
     library.def((std::string(name) + "(Tensor input, Tensor other, " + kernel).c_str(), run_two);
   }
   for (const char* name : {"conv1d_add_", "conv2d_add_", "conv3d_add_", "linear_add_"}) {
