@@ -13,7 +13,8 @@ Writes::Writes(const Context& context, const std::shared_ptr<torch::jit::Graph>&
   bool mutates = false;
   for_each_node(graph->block(), [&](torch::jit::Node* node) {
     const auto* schema = node->maybeSchema();
-    const bool records = is_op(node, {kRecordMeans, kRecordProducts});  // into what nothing else has
+    const bool records =
+        is_op(node, {kRecordChannels, kRecordMeans, kRecordProducts});  // into what nothing else has
     mutates = mutates || (schema != nullptr && schema->is_mutable() && !records);
   });
   if (mutates) {
