@@ -169,7 +169,8 @@ class Fuser {
   Fate replace_dynamic(Node* node, const OpRow& row) {
     const auto slot = activation_slots(node, row).front();
     Chain chain = find_chain(node, row, *find_dynamic_form(target_, row), /*through_pairs=*/false);
-    Lowering lowering = collect_dynamic(chain, row, slot.value());
+    Node* before = chain.end->node()->next();
+    Lowering lowering = collect_dynamic(chain, row, slot.value(), before);
     const IntegerForm* form = choose_dynamic_form(context_, lowering);
     if (form == nullptr) {
       return {"", find_dynamic_form(target_, row)->otherwise};
@@ -179,10 +180,11 @@ class Fuser {
     if (!form->takes_activation) {
       Node* relu = takes_relu ? chain.activation : nullptr;
       chain = {.op = node, .activation = relu, .end = takes_relu ? relu->output() : node->output()};
-      lowering = collect_dynamic(chain, row, slot.value());
+      before = chain.end->node()->next();
+      lowering = collect_dynamic(chain, row, slot.value(), before);
       lowering.relu = takes_relu;
     }
-    Value* result = build_form(*form, lowering, chain.end->node()->next());
+    Value* result = build_form(*form, lowering, before);
     const std::string becomes = result->node()->kind().toQualString();
     for (const Node* absorbed : {chain.add, chain.activation}) {
       if (absorbed != nullptr) {
@@ -193,8 +195,8 @@ class Fuser {
     return {becomes, ""};
   }
 
-  Lowering collect_dynamic(const Chain& chain, const OpRow& row, const Value* input) {
-    Lowering lowering = collect(chain, row, {}, nullptr, chain.end->node()->next());
+  Lowering collect_dynamic(const Chain& chain, const OpRow& row, const Value* input, Node* before) {
+    Lowering lowering = collect(chain, row, {}, nullptr, before);
     if (const Node* chooser = chooser_of(input)) {
       lowering.names["input"] = chooser->input(0);
       lowering.names["$reduce_range"] = chooser->input(1);

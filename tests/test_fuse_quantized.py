@@ -14,6 +14,7 @@ from tests.marks import needs_native
 from tests.quantized_ir import (
     INPUT_PARAMS,
     QINT8,
+    QUINT8,
     RELU,
     attribute,
     check_within_a_step,
@@ -964,3 +965,38 @@ graph(%self, %x : Tensor, %z : Tensor):
   return (%y)"""
     run = run_with(FUSE, text)
     check_within_a_step(run.before, run.after, *torch.randn(2, 300).unbind(), step=0.04)
+
+
+# Inputs that get their range at each call
+
+
+def dynamic_linear(after: str = "", result: str = "y") -> tuple[str, Attributes]:
+    """A linear behind the quantize and dequantize of each call."""
+    weight_text, attributes = weight_pair(torch.randn(5, 6))
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(none=None, reduce=False, dtype=QUINT8)}
+{weight_text}
+  %scale : float, %zero : int = aten::_choose_qparams_per_tensor(%x, %reduce)
+  %xq : Tensor = aten::quantize_per_tensor(%x, %scale, %zero, %dtype)
+  %xd : Tensor = aten::dequantize(%xq)
+  %y : Tensor = aten::linear(%xd, %weight_d, %none)
+{after}
+  return (%{result})"""
+    return text, attributes
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("options", [PassOptions(), pytest.param(NATIVE, marks=needs_native)], ids=str)
+def test_a_linear_behind_a_range_of_each_call_is_fused(options: PassOptions, relu: bool) -> None:
+    """Test that it becomes the dynamic op, with the relu behind it, and nothing of the pair is left."""
+    after = "  %r : Tensor = aten::relu(%y)" if relu else ""
+    run = run_with(FUSE, *dynamic_linear(after, "r" if relu else "y"), options)
+    assert run.count == 1
+    ops = ops_of(run.after)
+    stock = "quantized::linear_relu_dynamic" if relu else "quantized::linear_dynamic"
+    assert ("jitquant::linear_dynamic" if options is NATIVE else stock) in ops
+    assert not {"aten::relu", "aten::linear", "aten::_choose_qparams_per_tensor"} & set(ops)
+    for factor in (0.1, 100.0):
+        x = torch.randn(7, 6) * factor
+        assert (run.before(x) - run.after(x)).abs().max() < 0.05 * factor

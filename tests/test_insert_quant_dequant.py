@@ -18,6 +18,7 @@ from jitquant.observers import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
     WeightMinMaxObserver,
 )
 from jitquant.passes import parse_ir, run_pass
@@ -679,3 +680,25 @@ def test_a_model_that_changes_a_pooled_value_is_right(target: str, debug: bool) 
     )
     for one, other in zip(module(x.clone()), expected, strict=True):
         assert (one - other).abs().max() < 0.03
+
+
+def test_a_placeholder_becomes_a_range_of_each_call() -> None:
+    """Test that a dynamic input gets its scale when it is there, and needs no calibration."""
+    text = f"""
+graph(%self, %x : Tensor):
+{attribute("weight")}
+{constants(none=None)}
+{observe("xo", "x", 0)}
+{observe("wo", "weight", 1)}
+  %y : Tensor = aten::linear(%xo, %wo, %none)
+  return (%y)"""
+    placeholder = torch.jit.script(PlaceholderObserver(dtype=torch.quint8, is_dynamic=True))
+    weight = torch.randn(4, 6)
+    observers = {"_observer_0": placeholder, "_observer_1": torch.jit.script(WeightMinMaxObserver())}
+    module = inserted(text, {"weight": weight, **observers})
+    FileCheck().check("aten::_choose_qparams_per_tensor(%x").check("aten::quantize_per_tensor(%x").check(
+        "aten::dequantize"
+    ).check("aten::linear").check_not("aten::quantize_per_tensor").run(graph_of(module))
+    for factor in (0.1, 100.0):
+        x = torch.randn(5, 6) * factor
+        assert (module(x) - x @ weight.t()).abs().max() < 0.1 * factor

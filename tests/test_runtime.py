@@ -644,3 +644,21 @@ def test_loops_of_other_processors(instructions: str) -> None:
         capture_output=True, text=True, check=False, env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions},
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-2000:]
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (2, 5, 40), (0, 40), (40,)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_dynamic(shape: tuple[int, ...], bias: bool) -> None:
+    """Test that the input is rounded with its own range at each call, whatever the call before had."""
+    weight = torch.randint(-127, 128, (24, 40), dtype=torch.int8)
+    scales = torch.rand(24) * 0.01 + 0.001
+    shift = torch.randn(24) if bias else None
+    kernel = OPS.linear_dynamic_prepack(weight, scales, shift, "", "")
+    for size in (1e-3, 1.0, 300.0):
+        x = torch.randn(shape) * size
+        expected = nn.functional.linear(x, weight * scales[:, None], shift)
+        found = OPS.linear_dynamic(x, kernel)
+        assert found.shape == expected.shape
+        step = float(x.max() - x.min()) / 255 if x.numel() else 0.0
+        allowed = 0.51 * step * (weight.abs() * scales[:, None]).sum(1).max() + 1e-5
+        assert x.numel() == 0 or (found - expected).abs().max() <= allowed + step
