@@ -196,6 +196,10 @@ TORCH_LIBRARY_FRAGMENT(jitquant, library) {
 
 }  // namespace
 
+bool is_record(const Node* node) { return is_op(node, kRecordChannels) || records_sums(node); }
+
+bool records_sums(const Node* node) { return is_op(node, {kRecordMeans, kRecordProducts}); }
+
 int64_t insert_records(Context& context, const char* name,
                        const std::function<std::optional<Record>(Node*, const at::Tensor&)>& plan) {
   int64_t count = 0;
@@ -298,8 +302,8 @@ void scale_records(Context& context, Value* value, Value* scaled, const at::Tens
   const at::Tensor all = at::cat({factors.to(at::kDouble), at::ones({1}, at::kDouble)});
   for (const auto& use : std::vector(value->uses())) {
     Node* record = use.user;
-    const bool of_linears = is_op(record, {kRecordMeans, kRecordProducts}) && !ops_behind(record).empty() &&
-                            is_op(ops_behind(record)[0], kLinear);
+    const bool of_linears =
+        records_sums(record) && !ops_behind(record).empty() && is_op(ops_behind(record)[0], kLinear);
     if (of_linears) {
       const at::Tensor sums = context.attribute(name_of_sums(record))->toTensor();
       const at::Tensor changed = is_op(record, kRecordMeans) ? sums * all : sums * all * all.unsqueeze(1);

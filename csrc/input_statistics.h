@@ -24,6 +24,10 @@ constexpr const char* kRecordMeans = "jitquant::record_means";
 constexpr const char* kRecordProducts = "jitquant::record_products";
 constexpr const char* kRecordChannels = "jitquant::record_channels";
 
+// Whether a node is one of these; and whether it is one of the first two, from which biases are corrected.
+bool is_record(const torch::jit::Node* node);
+bool records_sums(const torch::jit::Node* node);
+
 // An op whose inputs were recorded.
 struct Recorded {
   torch::jit::Node* op;

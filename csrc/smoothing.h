@@ -6,8 +6,8 @@
 
 namespace jitquant {
 
-// The other name of aten::mul: normalize_ops leaves none, so only smooth_inputs makes it, it has no row in
-// the op table, and stock torch runs it.
+// The other name of aten::mul: normalize_ops leaves none of the user's, so only smooth_inputs makes it, it
+// has no row in the op table, and stock torch runs it.
 constexpr const char* kSmooth = "aten::multiply";
 
 inline bool is_smoothed(const torch::jit::Node* quantize) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "csrc/graph_edit.h"
 #include "csrc/input_statistics.h"
 #include "csrc/pass.h"
 #include "csrc/walk.h"
@@ -13,9 +12,8 @@ Writes::Writes(const Context& context, const std::shared_ptr<torch::jit::Graph>&
   bool mutates = false;
   for_each_node(graph->block(), [&](torch::jit::Node* node) {
     const auto* schema = node->maybeSchema();
-    const bool records =
-        is_op(node, {kRecordChannels, kRecordMeans, kRecordProducts});  // into what nothing else has
-    mutates = mutates || (schema != nullptr && schema->is_mutable() && !records);
+    // A record adds to what nothing else has.
+    mutates = mutates || (schema != nullptr && schema->is_mutable() && !is_record(node));
   });
   if (mutates) {
     aliases_.emplace(graph);

@@ -11,8 +11,8 @@
 // and r2 the largest weights of a channel's row and column, s = sqrt(r1 / r2) makes both sqrt(r1 r2); that
 // is done over and over, as most layers are the second of one pair and the first of the next (Nagel et al.
 // 2019, arXiv:1906.04721, section 4.1). Left alone: pairs with something else between them, such as a relu6,
-// whose bound would move; transposed convolutions; weights used at several call sites; and values that
-// something else takes too.
+// whose bound would move, or a pool of the channels themselves; transposed convolutions; weights used at
+// several call sites; and values that something else takes too.
 
 #include <algorithm>
 #include <unordered_map>
@@ -36,11 +36,20 @@ constexpr int kMostSweeps = 20;
 constexpr double kEnough = 0.01;  // change of a factor
 constexpr double kMostByOnce = 1000;
 
-// Ops for which f(x / s) = f(x) / s holds for a factor s > 0 of each channel.
-bool is_homogeneous(const Node* node) {
-  return is_op(node, {"aten::relu", "aten::leaky_relu", "aten::max_pool1d", "aten::max_pool2d",
-                      "aten::max_pool3d", "aten::avg_pool1d", "aten::avg_pool2d", "aten::avg_pool3d",
-                      "aten::adaptive_avg_pool1d", "aten::adaptive_avg_pool2d", "aten::adaptive_avg_pool3d"});
+// Whether f(x / s) = f(x) / s holds for a factor s > 0 of each channel of what a layer gives. Pools mix
+// values of the last dimensions: those of a convolution with as many, but the channels of a linear.
+bool is_homogeneous(const Node* node, const Node* layer) {
+  if (is_op(node, {"aten::relu", "aten::leaky_relu"})) {
+    return true;
+  }
+  const std::string name = layer->kind().toUnqualString();
+  if (name.rfind("conv", 0) != 0) {
+    return false;
+  }
+  const std::string dimensions = name.substr(std::string("conv").size());
+  return is_op(node, ("aten::max_pool" + dimensions).c_str()) ||
+         is_op(node, ("aten::avg_pool" + dimensions).c_str()) ||
+         is_op(node, ("aten::adaptive_avg_pool" + dimensions).c_str());
 }
 
 // A convolution or linear with weights of its own.
@@ -65,7 +74,11 @@ class Equalizer {
   void collect(torch::jit::Block* block) {
     for_each_node(block, [&](Node* node) {
       Node* second = is_layer(node) ? next_layer(node) : nullptr;
-      if (second != nullptr && add_layer(node) && add_layer(second) && channels_fit(node, second)) {
+      auto before = second == nullptr ? std::nullopt : layer_of(node);
+      auto behind = before ? layer_of(second) : std::nullopt;
+      if (behind && before->output_factor.size(0) == behind->input_factor.size(0)) {
+        layers_.emplace(node, *before);
+        layers_.emplace(second, *behind);
         pairs_.push_back({node, second});
       }
     });
@@ -94,7 +107,7 @@ class Equalizer {
 
   static Node* next_layer(Node* node) {
     Node* next = only_taker(node->output());
-    while (next != nullptr && is_homogeneous(next) && next->outputs().size() == 1) {
+    while (next != nullptr && is_homogeneous(next, node) && next->outputs().size() == 1) {
       next = only_taker(next->output());
     }
     return next != nullptr && next->kind() == node->kind() ? next : nullptr;
@@ -115,27 +128,20 @@ class Equalizer {
     return taker;
   }
 
-  bool add_layer(Node* node) {
-    if (layers_.count(node) != 0) {
-      return true;
-    }
+  // Nothing where its weight may not be changed.
+  std::optional<Layer> layer_of(Node* node) const {
     auto weight = context_.static_tensor(node->namedInput("weight"));
     Value* bias = node->namedInput("bias");
     auto groups = groups_of(node);
     const bool is_known = weight && groups && (bias->mustBeNone() || context_.static_tensor(bias));
     if (!is_known || weight->scalar_type() != at::kFloat || weight->numel() == 0 ||
         is_shared(uses_, node->namedInput("weight")) || is_shared(uses_, bias)) {
-      return false;
+      return std::nullopt;
     }
     const int64_t taps = weight->numel() / (weight->size(0) * weight->size(1));
     const at::Tensor largest = weight->reshape({*groups, -1, weight->size(1), taps}).abs().amax(3);
     const int64_t inputs = weight->size(1) * *groups;
-    layers_[node] = {node, *groups, taps, largest, at::ones({weight->size(0)}), at::ones({inputs})};
-    return true;
-  }
-
-  bool channels_fit(Node* first, Node* second) const {
-    return layers_.at(first).output_factor.size(0) == layers_.at(second).input_factor.size(0);
+    return Layer{node, *groups, taps, largest, at::ones({weight->size(0)}), at::ones({inputs})};
   }
 
   // Returns by how much the factors changed.

@@ -12,7 +12,14 @@
 //         %y : Tensor = aten::reshape(%m, [n, groups * c, h, w])
 // After:  %y : Tensor = aten::channel_shuffle(%x, %groups)
 //
+// Names that ATen has twice, such as multiply for mul, are libtorch's to bring to one.
+//
 // Left alone: products of two activations, and sums whose addend is not one bias for each output feature.
+
+#include <functional>
+#include <numeric>
+
+#include <torch/csrc/jit/passes/normalize_ops.h>
 
 #include "csrc/graph_edit.h"
 #include "csrc/module_path.h"
@@ -409,12 +416,28 @@ bool spell_out_stack(Node* node) {
   return true;
 }
 
+// Tracing and scripting have done that already; a graph that came another way may have such names. libtorch
+// puts a new node in the place of each.
+int64_t take_first_names(const std::shared_ptr<torch::jit::Graph>& graph) {
+  auto kinds = [&] {
+    std::vector<c10::Symbol> found;
+    for_each_node(graph->block(), [&](Node* node) { found.push_back(node->kind()); });
+    return found;
+  };
+  const auto before = kinds();
+  torch::jit::NormalizeOps(graph);
+  const auto after = kinds();
+  return std::inner_product(before.begin(), before.end(), after.begin(), int64_t{0}, std::plus<>(),
+                            std::not_equal_to<>());
+}
+
 }  // namespace
 
 int64_t NormalizeOps(Context& context) {
   static const std::vector<RewriteRule> rules = make_rules();
   int64_t count = 0;
   for (const auto& graph : context.graphs()) {
+    count += take_first_names(graph);
     const Writes writes(context, graph);
     for_each_node(graph->block(), [&](Node* node) { count += spell_out_view(writes, node); });
     count += apply_rules(context, graph, rules);

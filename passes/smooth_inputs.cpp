@@ -77,9 +77,8 @@ std::optional<Site> find_site(Node* record, const std::vector<Recorded>& linears
   const at::Tensor numbers = sums.slice(1, 0, channels);
   const at::Tensor count = sums[3][channels];
   at::Tensor spread = numbers[3] / count;
-  const bool corrects_bias = std::any_of(uses.begin(), uses.end(), [](const auto& use) {
-    return is_op(use.user, {kRecordMeans, kRecordProducts});
-  });
+  const bool corrects_bias =
+      std::any_of(uses.begin(), uses.end(), [](const auto& use) { return records_sums(use.user); });
   if (corrects_bias) {
     spread = (spread - (numbers[2] / count).square()).clamp_min(0);
   }
@@ -100,9 +99,8 @@ enum class Place { Nowhere, LayerNorm, Multiply };
 bool is_for_linears(const Site& site) {
   const auto& uses = site.value->uses();
   return only_user(site.quantize->input(0)) == site.quantize &&
-         std::all_of(uses.begin(), uses.end(), [](const auto& use) {
-           return is_linear_of(use) || is_op(use.user, {kRecordMeans, kRecordProducts, kRecordChannels});
-         });
+         std::all_of(uses.begin(), uses.end(),
+                     [](const auto& use) { return is_linear_of(use) || is_record(use.user); });
 }
 
 bool can_be_folded(const Context& context, const Site& site) {

@@ -1,5 +1,6 @@
 """Tests of equalize_layers: channels between two layers get ranges that are alike, and results stay."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -75,6 +76,35 @@ def test_not_equalized_across_what_a_factor_changes(between: str) -> None:
     module, count = equalized(model)
     assert count == 0
     assert torch.equal(module._c.getattr("0").getattr("weight"), model[0].weight)
+
+
+MIXED: dict[str, Any] = {
+    "max pool between linears": (nn.Linear, nn.MaxPool1d(3, 1, 1), nn.Linear),
+    "average pool between linears": (nn.Linear, nn.AvgPool1d(3, 1, 1), nn.Linear),
+    "two dimensions behind one": (partial(nn.Conv1d, kernel_size=1), nn.AvgPool2d(3, 1, 1), None),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_not_equalized_across_a_pool_of_channels(name: str) -> None:
+    """Test that results stay where a pool takes several channels together."""
+    first, pool, second = MIXED[name]
+    model = nn.Sequential(uneven(first(8, 8)), pool, (second or first)(8, 8)).eval()
+    x = torch.randn(4, 8, 8)
+    expected = model(x)
+    module, count = equalized(model)
+    assert count == 0
+    assert torch.equal(module(x), expected)
+
+
+def test_a_layer_without_a_partner_is_not_written() -> None:
+    """Test that the tensors of layers whose channels do not fit together stay the very same."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    module = working_copy(torch.jit.script(model))
+    run_passes(BEFORE_OBSERVING, module)
+    before = module._c.getattr("0").getattr("weight").data_ptr()
+    assert run_pass("equalize_layers", module) == 0
+    assert module._c.getattr("0").getattr("weight").data_ptr() == before
 
 
 @pytest.mark.parametrize("groups", [2, 4, 8])
