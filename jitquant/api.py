@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from jitquant import _C, cpu, native
+from jitquant import cpu, native
 from jitquant.check import most_depthwise_groups
 from jitquant.checks import (
     check_attributes,
     check_evaluation_mode,
-    check_methods,
-    check_not_prepared,
     check_pass_name,
     check_prepared,
-    check_qconfig_dict,
     check_run_fn,
     check_script_module,
     check_target,
@@ -38,15 +34,10 @@ from jitquant.pipeline import (
     Record,
     run_passes,
 )
+from jitquant.preparation import Preparation, QConfigDict, hand_over, quantize, working_copy
 from jitquant.presets import choose_methods
-from jitquant.qconfig import QConfig, check_kinds
-from jitquant.qconfig_mapping import QConfigMapping
-from jitquant.quantizer import OpNode, Quantizer, choose_qconfigs, compile_observers, describe_choice
 from jitquant.statistics import merge_ranks, observers_of
 from jitquant.summary import check_strict, read_report, write_report
-from jitquant.version import __version__
-
-QConfigDict = Mapping[str, Any] | QConfigMapping | Quantizer
 
 
 def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> torch.jit.ScriptModule:
@@ -61,9 +52,9 @@ def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> to
     """
     check_script_module(model, "fuse_conv_bn_jit")
     check_evaluation_mode(model, "fuse_conv_bn_jit")
-    work = _working_copy(model, inplace)
+    work = working_copy(model, inplace)
     run_passes(FUSE_PASSES, work, title="fuse")
-    return _hand_over(model, work, inplace)
+    return hand_over(model, work, inplace)
 
 
 def prepare_jit(
@@ -107,10 +98,6 @@ def prepare_jit(
             TorchScript cannot compile.
     """
     caller = "prepare_jit"
-    check_script_module(model, caller)
-    check_target(target, caller)
-    check_not_prepared(model, caller)
-    check_evaluation_mode(model, caller)
     accuracy = choose_methods(
         preset,
         caller,
@@ -119,51 +106,23 @@ def prepare_jit(
         round_weights=round_weights,
         equalize_layers=equalize_layers,
     )
-    before, recording = BEFORE_OBSERVING + accuracy.before_observing(), accuracy.recording()
-    passes = before + OBSERVE + recording
-    check_pass_name(stop_after, passes, caller)
-    check_attributes(model, preserved_attrs, caller)
-    check_methods(model, methods, caller)
-    quantizer = check_qconfig_dict(qconfig_dict, model, caller)
-
-    work = _working_copy(model, inplace)
-    records: list[Record] = []
-    options = PassOptions(target=target, preserved_attrs=preserved_attrs)
-    run = partial(
-        run_passes,
-        module=work,
+    preparation = Preparation(
+        caller,
+        dynamic=False,
+        before=BEFORE_OBSERVING + accuracy.before_observing(),
+        observing=OBSERVE + accuracy.recording(),
+        facts={"accuracy": asdict(accuracy)},
+    )
+    return preparation.run(
+        model,
+        qconfig_dict,
+        inplace,
+        target=target,
         methods=methods,
-        records=records,
-        title="prepare",
+        preserved_attrs=preserved_attrs,
         print_graphs=print_graphs,
         stop_after=stop_after,
     )
-    chosen: dict[OpNode, QConfig | None] = {}
-    if not run(before, options=options):
-        chosen = choose_qconfigs(quantizer, work, methods)
-        check_kinds(chosen, False, caller)
-        observing = replace(options, observers=compile_observers(chosen))
-        run(OBSERVE + recording, options=observing)
-    words = quantizer.describe() if isinstance(quantizer, QConfigMapping) else describe_choice(chosen)
-    if stop_after is None and not observers_of(work):
-        warnings.warn(
-            f"{caller}: no op of the model has an integer form under this qconfig_dict", stacklevel=2
-        )
-    write_info(
-        work,
-        {
-            "jitquant": __version__,
-            "torch": torch.__version__,
-            "stage": "prepared",
-            "target": target,
-            "accuracy": asdict(accuracy),
-            "methods": list(methods),
-            "qconfig": words,
-            "reduce_range": _are_reduced([*observers_of(work).values()]),
-        },
-    )
-    write_report(work, records)
-    return _hand_over(model, work, inplace)
 
 
 def convert_jit(
@@ -209,7 +168,7 @@ def convert_jit(
     kept = tuple(preserved_attrs or ())
     check_attributes(model, kept, caller)
 
-    work = _working_copy(model, inplace)
+    work = working_copy(model, inplace)
     engine = torch.backends.quantized.engine
     methods = tuple(facts.get("methods", ("forward",)))
     records: list[Record] = []
@@ -234,7 +193,7 @@ def convert_jit(
     if stage == "quantized" and target == "quantized":
         made["depthwise"] = most_depthwise_groups(work, methods)
     write_info(work, {**facts, **made})
-    return _hand_over(model, work, inplace)
+    return hand_over(model, work, inplace)
 
 
 def quantize_jit(
@@ -276,37 +235,41 @@ def quantize_jit(
     check_pass_name(stop_after, PREPARE_PASSES + convert_passes, caller)
     check_attributes(model, preserved_attrs, caller)
 
-    stop_early = stop_after if stop_after in PREPARE_PASSES else None
-    work = prepare_jit(
+    return quantize(
         model,
-        qconfig_dict,
-        target=target,
-        preset=preset,
-        correct_bias=correct_bias,
-        smooth_inputs=smooth_inputs,
-        round_weights=round_weights,
-        equalize_layers=equalize_layers,
-        methods=methods,
-        preserved_attrs=preserved_attrs,
-        print_graphs=print_graphs,
-        stop_after=stop_early,
-    )
-    if stop_early is None:
-        # Each observer is a call that the optimizing executor would inline and specialize first, which takes
-        # longer than all of calibration.
-        unoptimized = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
-        with torch.no_grad(), unoptimized, _calibration_progress(work):
-            run_fn(work, *run_args)
-        convert_jit(
-            work,
-            inplace=True,
+        inplace,
+        stop_after,
+        PREPARE_PASSES,
+        prepare=partial(
+            prepare_jit,
+            qconfig_dict=qconfig_dict,
+            target=target,
+            preset=preset,
+            correct_bias=correct_bias,
+            smooth_inputs=smooth_inputs,
+            round_weights=round_weights,
+            equalize_layers=equalize_layers,
+            methods=methods,
+            preserved_attrs=preserved_attrs,
+            print_graphs=print_graphs,
+        ),
+        calibrate=partial(_calibrate, run_fn, run_args),
+        convert=partial(
+            convert_jit,
             debug=debug,
             strict=strict,
             preserved_attrs=preserved_attrs,
             print_graphs=print_graphs,
-            stop_after=stop_after,
-        )
-    return _hand_over(model, work, inplace)
+        ),
+    )
+
+
+def _calibrate(run_fn: Callable[..., Any], run_args: Sequence[Any], prepared: torch.jit.ScriptModule) -> None:
+    # Each observer is a call that the optimizing executor would inline and specialize first, which takes
+    # longer than all of calibration.
+    unoptimized = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+    with torch.no_grad(), unoptimized, _calibration_progress(prepared):
+        run_fn(prepared, *run_args)
 
 
 def _needs(target: str, engine: str) -> dict[str, Any]:
@@ -317,37 +280,6 @@ def _needs(target: str, engine: str) -> dict[str, Any]:
     if native.is_available():
         facts["hint"] = 'quantize_jit(..., target="native") makes a faster one'
     return facts
-
-
-def _working_copy(model: torch.jit.ScriptModule, inplace: bool) -> torch.jit.ScriptModule:
-    """A module with graphs of its own to work on; a model that is to be changed takes it over at the end.
-
-    Its submodules are not wrapped: passes do not ask for them, and it takes as long as several passes.
-    """
-    copy = _C.clone(model._c, share_tensors=inplace)
-    return torch.jit._script.RecursiveScriptModule._construct(copy, lambda module: None)
-
-
-def _hand_over(
-    model: torch.jit.ScriptModule, work: torch.jit.ScriptModule, inplace: bool
-) -> torch.jit.ScriptModule:
-    if not inplace:
-        return torch.jit._recursive.wrap_cpp_module(work._c)
-    model._reconstruct(work._c)
-    return model
-
-
-def _are_reduced(observers: Sequence[Any]) -> bool:
-    """Whether all activations use 7 of their 8 bits, or all weights do; products need no more than one."""
-    ends = [
-        (observer.getattr("quant_min"), observer.getattr("quant_max"))
-        if observer.hasattr("quant_min") and observer.hasattr("quant_max")
-        else (0, 255)
-        for observer in observers
-    ]
-    activations = [high for low, high in ends if low == 0]
-    weights = [high for low, high in ends if low < 0]
-    return bool(ends) and (max(activations, default=0) <= 127 or max(weights, default=0) <= 63)
 
 
 @contextmanager

@@ -5,41 +5,16 @@ Drop-in for the dynamic functions of ``torch.ao.quantization.quantize_jit``, wit
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 
-from jitquant.api import QConfigDict, _hand_over, _working_copy, convert_jit
-from jitquant.checks import (
-    check_attributes,
-    check_evaluation_mode,
-    check_methods,
-    check_not_prepared,
-    check_pass_name,
-    check_prepared,
-    check_qconfig_dict,
-    check_script_module,
-    check_target,
-)
+from jitquant.api import convert_jit
+from jitquant.checks import check_pass_name, check_prepared, check_script_module
 from jitquant.errors import QuantizationError
-from jitquant.info import write_info
-from jitquant.pipeline import (
-    BEFORE_OBSERVING,
-    CONVERT_PASSES,
-    OBSERVE,
-    QUANTIZE,
-    PassOptions,
-    Record,
-    run_passes,
-)
-from jitquant.qconfig import check_kinds
-from jitquant.qconfig_mapping import QConfigMapping
-from jitquant.quantizer import OpNode, choose_qconfigs, compile_observers, describe_choice
-from jitquant.statistics import observers_of
-from jitquant.summary import write_report
-from jitquant.version import __version__
+from jitquant.pipeline import BEFORE_OBSERVING, CONVERT_PASSES, OBSERVE, QUANTIZE
+from jitquant.preparation import Preparation, QConfigDict, quantize
 
 PASSES = BEFORE_OBSERVING + OBSERVE
 
@@ -65,53 +40,23 @@ def prepare_dynamic_jit(
     Raises:
         QuantizationError: as ``prepare_jit`` does, and for a qconfig that is not dynamic.
     """
-    caller = "prepare_dynamic_jit"
-    check_script_module(model, caller)
-    check_target(target, caller)
-    check_not_prepared(model, caller)
-    check_evaluation_mode(model, caller)
-    check_pass_name(stop_after, PASSES, caller)
-    check_attributes(model, preserved_attrs, caller)
-    check_methods(model, methods, caller)
-    quantizer = check_qconfig_dict(qconfig_dict, model, caller)
-
-    work = _working_copy(model, inplace)
-    records: list[Record] = []
-    run: dict[str, Any] = {
-        "methods": methods,
-        "records": records,
-        "title": "prepare",
-        "print_graphs": print_graphs,
-        "stop_after": stop_after,
-    }
-    options = PassOptions(target=target, preserved_attrs=preserved_attrs)
-    chosen: dict[OpNode, Any] = {}
-    if not run_passes(BEFORE_OBSERVING, work, options, **run):
-        chosen = choose_qconfigs(quantizer, work, methods)
-        check_kinds(chosen, True, caller)
-        observers = compile_observers(chosen)
-        observing = PassOptions(target=target, preserved_attrs=preserved_attrs, observers=observers)
-        run_passes(OBSERVE, work, observing, **run)
-    if stop_after is None and not observers_of(work):
-        warnings.warn(
-            f"{caller}: no op of the model has a dynamic form under this qconfig_dict", stacklevel=2
-        )
-    words = quantizer.describe() if isinstance(quantizer, QConfigMapping) else describe_choice(chosen)
-    write_info(
-        work,
-        {
-            "jitquant": __version__,
-            "torch": torch.__version__,
-            "stage": "prepared",
-            "target": target,
-            "dynamic": True,
-            "methods": list(methods),
-            "qconfig": words,
-            "reduce_range": _are_reduced(work),
-        },
+    preparation = Preparation(
+        "prepare_dynamic_jit",
+        dynamic=True,
+        before=BEFORE_OBSERVING,
+        observing=OBSERVE,
+        facts={"dynamic": True},
     )
-    write_report(work, records)
-    return _hand_over(model, work, inplace)
+    return preparation.run(
+        model,
+        qconfig_dict,
+        inplace,
+        target=target,
+        methods=methods,
+        preserved_attrs=preserved_attrs,
+        print_graphs=print_graphs,
+        stop_after=stop_after,
+    )
 
 
 def convert_dynamic_jit(
@@ -178,35 +123,25 @@ def quantize_dynamic_jit(
     caller = "quantize_dynamic_jit"
     check_script_module(model, caller)
     check_pass_name(stop_after, PASSES + (QUANTIZE if debug else CONVERT_PASSES), caller)
-    stop_early = stop_after if stop_after in PASSES else None
-    work = prepare_dynamic_jit(
+    return quantize(
         model,
-        qconfig_dict,
-        target=target,
-        methods=methods,
-        preserved_attrs=preserved_attrs,
-        print_graphs=print_graphs,
-        stop_after=stop_early,
-    )
-    if stop_early is None:
-        convert_dynamic_jit(
-            work,
-            inplace=True,
+        inplace,
+        stop_after,
+        PASSES,
+        prepare=partial(
+            prepare_dynamic_jit,
+            qconfig_dict=qconfig_dict,
+            target=target,
+            methods=methods,
+            preserved_attrs=preserved_attrs,
+            print_graphs=print_graphs,
+        ),
+        calibrate=lambda prepared: None,
+        convert=partial(
+            convert_dynamic_jit,
             debug=debug,
             strict=strict,
             preserved_attrs=preserved_attrs,
             print_graphs=print_graphs,
-            stop_after=stop_after,
-        )
-    return _hand_over(model, work, inplace)
-
-
-def _are_reduced(work: torch.jit.ScriptModule) -> bool:
-    """Whether no product of 8-bit integers needs more than 15 bits; half precision has none."""
-    observers: Mapping[str, Any] = observers_of(work)
-    ends = [
-        observer.getattr("quant_max")
-        for observer in observers.values()
-        if observer.hasattr("is_dynamic") and observer.getattr("is_dynamic") and observer.hasattr("quant_max")
-    ]
-    return all(end is None or end <= 127 for end in ends)
+        ),
+    )
