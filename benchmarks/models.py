@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmarks.inputs import images, user_samples
 from benchmarks.minilm import TOKENS, minilm, passages
+from benchmarks.recurrent import bidirectional_lstm, cell_loop, gru, language_model, word_numbers
 from benchmarks.samples import Limits, Samples
 from tests.networks import efficientnet_lite0, make_batch_norms_uneven, torchvision_model
 
@@ -101,16 +102,37 @@ MODELS = {
 }
 
 
-# The mean hides half of the noise, so accuracy is judged before it.
-TOKENS_OF_MINILM = Model(
-    "minilm_tokens",
-    "MiniLM BERT, last hidden state of 128 tokens, real weights",
-    partial(minilm, pools=False),
-    passages,
-    classifies=False,
-    transformer=True,
-    pooled=TOKENS,
-)
+def _tokens_of_minilm(tokens: int) -> Model:
+    """The mean hides half of the noise, so accuracy is judged before it."""
+    return Model(
+        f"minilm_{tokens}_tokens",
+        f"MiniLM BERT, last hidden state of {tokens} tokens, real weights",
+        partial(minilm, pools=False, tokens=tokens),
+        partial(passages, tokens=tokens),
+        classifies=False,
+        transformer=True,
+        pooled=tokens,
+    )
+
+
+def _recurrent(name: str, title: str, network: Callable[[], nn.Module], *, scripted: bool = True) -> Model:
+    return Model(name, title, network, word_numbers, scripted=scripted, classifies=False)
+
+
+TOKENS_OF_MINILM = _tokens_of_minilm(TOKENS)
+
+# Of which most is in linears or recurrent layers.
+DYNAMIC_MODELS = {
+    model.name: model
+    for model in (
+        _tokens_of_minilm(16),
+        TOKENS_OF_MINILM,
+        _recurrent("lstm", "embedding, LSTM of two layers of 512, decoder, 35 steps", language_model),
+        _recurrent("gru", "embedding, GRU of 512, 35 steps", gru),
+        _recurrent("bidirectional_lstm", "embedding, LSTM of 256 both ways, 35 steps", bidirectional_lstm),
+        _recurrent("lstm_cell", "embedding, loop over an LSTM cell of 512, 35 steps", cell_loop),
+    )
+}
 
 
 def user_model(file: Path, inputs: str, *, classifies: bool = False) -> Model:
@@ -128,6 +150,6 @@ def user_model(file: Path, inputs: str, *, classifies: bool = False) -> Model:
 def chosen_model(choice: Sequence[str]) -> Model:
     """The model behind what a worker is told: a name of the table, or a user's two files."""
     if len(choice) == 1:
-        return {**MODELS, TOKENS_OF_MINILM.name: TOKENS_OF_MINILM}[choice[0]]
+        return {**MODELS, **DYNAMIC_MODELS}[choice[0]]
     file, inputs = choice
     return user_model(Path(file), inputs)

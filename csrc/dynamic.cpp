@@ -47,6 +47,17 @@ Node* chooser_of(const Value* dequantized) {
   return is_op(chooser, kChooseQParams) ? chooser : nullptr;
 }
 
+bool is_static_quantize(const Node* node) {
+  return is_quantize(node) && !is_op(node->input(1)->node(), kChooseQParams);
+}
+
+bool is_static(Node* node, const OpRow& row) {
+  const auto slots = activation_slots(node, row);
+  return std::any_of(slots.begin(), slots.end(), [](const auto& slot) {
+    return is_dequantize(slot.value()) && chooser_of(slot.value()) == nullptr;
+  });
+}
+
 bool is_dynamic(Node* node, const OpRow& row) {
   const auto slots = activation_slots(node, row);
   const Value* weight = weight_of(node, row);

@@ -34,6 +34,12 @@ inline constexpr char kNoDynamicForm[] = "it has no dynamic form";
 // The op that found the parameters of a dequantized value in the same call, or nullptr.
 torch::jit::Node* chooser_of(const torch::jit::Value* dequantized);
 
+// Whether a node rounds to parameters that calibration found, and not to those of each call.
+bool is_static_quantize(const torch::jit::Node* node);
+
+// Whether a node takes an activation of such parameters.
+bool is_static(torch::jit::Node* node, const OpRow& row);
+
 // Whether the input or the weight of a node is as described above.
 bool is_dynamic(torch::jit::Node* node, const OpRow& row);
 

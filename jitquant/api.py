@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -189,7 +189,7 @@ def convert_jit(
         records = records or read_report(work)  # without observers there was nothing to decide anew
         check_strict(records, strict, target, caller, dynamic=facts.get("dynamic", False))
         write_report(work, records)
-    made = {"stage": stage, "target": target, "cpu": cpu.describe(), **_needs(target, engine)}
+    made = {"stage": stage, "target": target, "cpu": cpu.describe(), **_needs(target, engine, facts)}
     if stage == "quantized" and target == "quantized":
         made["depthwise"] = most_depthwise_groups(work, methods)
     write_info(work, {**facts, **made})
@@ -272,13 +272,14 @@ def _calibrate(run_fn: Callable[..., Any], run_args: Sequence[Any], prepared: to
         run_fn(prepared, *run_args)
 
 
-def _needs(target: str, engine: str) -> dict[str, Any]:
+def _needs(target: str, engine: str, prepared: Mapping[str, Any]) -> dict[str, Any]:
     """What the file needs where it is loaded, and in one line how to get a faster one."""
     if target == "native":
         return {"needs": f"{native.LIBRARY.name} (import jitquant, or torch.ops.load_library)"}
     facts = {"engine": engine}
     if native.is_available():
-        facts["hint"] = 'quantize_jit(..., target="native") makes a faster one'
+        call = "quantize_dynamic_jit" if prepared.get("dynamic") else "quantize_jit"
+        facts["hint"] = f'{call}(..., target="native") makes a faster one'
     return facts
 
 

@@ -159,12 +159,17 @@ def _of_engine(facts: dict[str, Any]) -> Iterator[Finding]:
     if facts["reduce_range"]:
         return
     if saturates(engine):
+        default, observer = (
+            ("default_dynamic_qconfig", "PlaceholderObserver")
+            if facts.get("dynamic")
+            else ("get_default_qconfig()", "HistogramObserver")
+        )
         yield Finding(
             f"8-bit products of the engine {engine!r} saturate on this CPU ({cpu.describe()})"
             + _made_on(facts),
             "the model's activations use all 8 bits, so that sums are cut off and outputs wrong",
-            "quantize the model again with get_default_qconfig() on this machine, or anywhere with "
-            "HistogramObserver.with_args(reduce_range=True) for activations",
+            f"quantize the model again with {default} on this machine, or anywhere with "
+            f"{observer}.with_args(reduce_range=True) for activations",
         )
     elif _has_saturating_depthwise(engine, facts):
         yield Finding(

@@ -49,19 +49,24 @@ def check_not_prepared(model: torch.jit.ScriptModule, caller: str) -> None:
     if facts is not None:
         raise QuantizationError(
             f"{caller}: the model is {facts['stage']} already; start again from the float model"
-            + (", or go on with convert_jit" if facts["stage"] == "prepared" else "")
+            + (f", or go on with {_converter(facts)}" if facts["stage"] == "prepared" else "")
         )
 
 
 def check_prepared(model: torch.jit.ScriptModule, caller: str) -> dict[str, Any]:
-    """The facts that prepare_jit wrote. Raises QuantizationError if it never ran on this model."""
+    """The facts that preparing wrote. Raises QuantizationError if this model was never prepared."""
     facts = read_info(model)
     if facts is None or facts["stage"] != "prepared":
         state = "was never prepared" if facts is None else f"is {facts['stage']} already"
-        raise QuantizationError(
-            f"{caller}: the model {state}; call prepare_jit, calibrate what it returns, and convert that"
-        )
+        dynamic = "call prepare_dynamic_jit and convert what it returns"
+        static = "call prepare_jit, calibrate what it returns, and convert that"
+        remedy = dynamic if caller == "convert_dynamic_jit" else static
+        raise QuantizationError(f"{caller}: the model {state}; {remedy}")
     return facts
+
+
+def _converter(facts: dict[str, Any]) -> str:
+    return "convert_dynamic_jit" if facts.get("dynamic") else "convert_jit"
 
 
 def check_qconfig_dict(qconfig_dict: Any, model: torch.jit.ScriptModule, caller: str) -> Quantizer:

@@ -128,17 +128,26 @@ def get_default_qconfig(backend: str = "x86") -> QConfig:
 
 
 def check_kinds(chosen: Mapping[Any, QConfig | None], dynamic: bool, caller: str) -> None:
-    """Raises QuantizationError for the first node whose qconfig is not of the kind that the caller takes."""
-    faults = {qconfig: _fault(qconfig, dynamic) for qconfig in set(chosen.values()) if qconfig is not None}
+    """Raises QuantizationError for the first node whose qconfig is not of the kind that the caller takes.
+
+    A static call takes dynamic ones beside static ones.
+    """
+    qconfigs = {qconfig for qconfig in chosen.values() if qconfig is not None}
+    mixed = not dynamic and not all(map(_is_dynamic, qconfigs))
+    faults = {qconfig: _fault(qconfig, dynamic or (mixed and _is_dynamic(qconfig))) for qconfig in qconfigs}
     for node, qconfig in chosen.items():
         fault = None if qconfig is None else faults[qconfig]
         if fault is not None:
             raise QuantizationError(f"{caller}: the qconfig of {node}: {fault}")
 
 
+def _is_dynamic(qconfig: QConfig) -> bool:
+    return bool(getattr(qconfig.activation(), "is_dynamic", False))
+
+
 def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
     activation, weight = qconfig.activation(), qconfig.weight()
-    is_dynamic = bool(getattr(activation, "is_dynamic", False))
+    is_dynamic = _is_dynamic(qconfig)
     if not dynamic:
         cause = "its activation observer is a placeholder for dynamic quantization and records nothing"
         remedy = "call quantize_dynamic_jit, or choose a qconfig such as jitquant.default_qconfig"

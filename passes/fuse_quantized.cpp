@@ -99,8 +99,9 @@ bool is_quint8(const Value* dequantized) {
 bool is_among_integers(const Value* result, const std::vector<ActivationSlot>& slots) {
   return std::any_of(slots.begin(), slots.end(),
                      [](const auto& slot) { return is_dequantize(slot.value()); }) ||
-         std::any_of(result->uses().begin(), result->uses().end(),
-                     [](const auto& use) { return is_quantize(use.user) || is_op(use.user, kSmooth); });
+         std::any_of(result->uses().begin(), result->uses().end(), [](const auto& use) {
+           return is_static_quantize(use.user) || is_op(use.user, kSmooth);
+         });
 }
 
 class Fuser {
@@ -108,10 +109,7 @@ class Fuser {
   Fuser(Context& context, const std::vector<Node*>& nodes)
       : context_(context),
         target_(context.target()),
-        in_dynamic_graph_(std::any_of(nodes.begin(), nodes.end(), [](Node* node) {
-          const OpRow* row = find_row(node);
-          return row != nullptr && is_dynamic(node, *row);
-        })) {}
+        all_dynamic_(has_any(nodes, is_dynamic) && !has_any(nodes, is_static)) {}
 
   void visit(Node* node) {
     auto absorbed = absorbed_.find(node);
@@ -133,8 +131,11 @@ class Fuser {
     if (is_fenced(node)) {
       return {"", "its qconfig is None"};
     }
-    if (in_dynamic_graph_) {
-      return is_dynamic(node, *row) ? replace_dynamic(node, *row) : Fate{"", why_not_dynamic(*row)};
+    if (is_dynamic(node, *row)) {
+      return replace_dynamic(node, *row);
+    }
+    if (all_dynamic_) {
+      return {"", why_not_dynamic(*row)};
     }
     if (!runs(node)) {
       return {"", "the engine " + context_.options.engine + " has no kernel for it that is right"};
@@ -157,6 +158,13 @@ class Fuser {
       return replace_weight(node, *row);
     }
     return form == nullptr ? move_to_integers(node, slots) : replace(node, *row, *form, slots);
+  }
+
+  static bool has_any(const std::vector<Node*>& nodes, bool (*is_kind)(Node*, const OpRow&)) {
+    return std::any_of(nodes.begin(), nodes.end(), [&](Node* node) {
+      const OpRow* row = find_row(node);
+      return row != nullptr && is_kind(node, *row);
+    });
   }
 
   std::string why_not_dynamic(const OpRow& row) const {
@@ -216,6 +224,9 @@ class Fuser {
   // Who takes as float what should become integers.
   static std::string why_not_quantized(const Value* result) {
     for (const auto& use : result->uses()) {
+      if (is_op(use.user, kChooseQParams)) {
+        return "its result is float and gets a range at each call";
+      }
       if (!is_quantize(use.user)) {
         return use.user->kind() == c10::prim::Return ? "its result is returned as float"
                                                      : "its result is taken as float: " + describe(use.user);
@@ -474,7 +485,7 @@ class Fuser {
 
   Context& context_;
   const Target& target_;
-  const bool in_dynamic_graph_;
+  const bool all_dynamic_;  // of a graph where each input gets its range at each call
   int64_t count_ = 0;
   std::unordered_map<const Node*, std::string> absorbed_;  // what became part of another op
   std::vector<OpReport> reports_;

@@ -175,7 +175,8 @@ class Inserter {
       auto observers = observers_.find(use.user);
       const bool wants_integers = form == nullptr || !(form->only_among_integers || form->takes_float);
       if (row != nullptr && row->output != Output::SameAsInput && observers != observers_.end() &&
-          wants_integers && computes(context_, use.user) && !why_float(use.user)) {
+          placeholder_of(observers->second->activation) == Placeholder::None && wants_integers &&
+          computes(context_, use.user) && !why_float(use.user)) {
         observe_all_uses(value, observers->second->activation, use.user);
         return;
       }

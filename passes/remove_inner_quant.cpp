@@ -17,6 +17,7 @@
 // Left alone: values that an integer op takes as well.
 
 #include "csrc/chain.h"
+#include "csrc/dynamic.h"
 #include "csrc/graph_edit.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
@@ -38,7 +39,7 @@ const IntegerForm* form_of(const Target& target, const Node* node) {
 
 bool is_quantized(const Value* value) {
   return std::any_of(value->uses().begin(), value->uses().end(),
-                     [](const auto& use) { return is_quantize(use.user); });
+                     [](const auto& use) { return is_static_quantize(use.user); });
 }
 
 // An add of which nothing quantizes the result, not behind an activation either.

@@ -33,6 +33,7 @@
 #include <ATen/ATen.h>
 
 #include "csrc/chain.h"
+#include "csrc/dynamic.h"
 #include "csrc/graph_edit.h"
 #include "csrc/input_statistics.h"
 #include "csrc/op_table.h"
@@ -69,7 +70,7 @@ std::optional<Site> find_site(Node* record, const std::vector<Recorded>& linears
   Node* quantize = is_dequantize(value) ? value->node()->input()->node() : nullptr;
   const auto& uses = value->uses();
   const auto takers = static_cast<size_t>(std::count_if(uses.begin(), uses.end(), is_linear_of));
-  if (quantize == nullptr || !is_quantize(quantize) || linears.empty() || linears.size() != takers) {
+  if (quantize == nullptr || !is_static_quantize(quantize) || linears.empty() || linears.size() != takers) {
     return std::nullopt;
   }
   const at::Tensor sums = linears[0].sums;

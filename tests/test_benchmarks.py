@@ -21,7 +21,7 @@ from benchmarks.coverage_worker import in_a_line as error_line
 from benchmarks.engines import ENGINES, Role
 from benchmarks.figures import EngineFigures, ModelFigures, Run, Timing
 from benchmarks.judge import judge
-from benchmarks.models import MODELS
+from benchmarks.models import DYNAMIC_MODELS, MODELS
 from benchmarks.report import compare, medians, report
 from benchmarks.samples import Limits, rows
 from benchmarks.scaling import arguments as scaling_arguments
@@ -99,7 +99,7 @@ def test_picture_is_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is installed by the extra `bench`")
     model = figures(Timing(1, 1, ROUNDS))
     model.engine("mine").sqnr_db = 30.0
-    show(run_of(model, figures()), tmp_path)
+    show(run_of(model, figures()), tmp_path, "bench")
     assert (tmp_path / "bench.png").stat().st_size > 1000
 
 
@@ -127,7 +127,26 @@ def test_quick_is_one_thread_and_batch_1_unless_said_otherwise() -> None:
     assert (chosen.threads, chosen.batch, chosen.rounds) == ([1], [1], 7)
     assert chosen.models == list(MODELS)
     assert set(chosen.engines) < set(ENGINES)
-    assert arguments([]).engines == list(ENGINES)
+    assert arguments([]).engines == [name for name, engine in ENGINES.items() if not engine.dynamic]
+
+
+def test_dynamic_has_models_and_engines_of_its_own() -> None:
+    """Test that float stands beside what needs no calibration, and nothing else does."""
+    chosen = arguments(["--dynamic"])
+    assert chosen.models == list(DYNAMIC_MODELS)
+    assert [name for name in chosen.engines if not ENGINES[name].dynamic] == ["float"]
+    assert {ENGINES[name].role for name in chosen.engines} == set(Role)
+    assert (chosen.threads, chosen.batch) == ([1], [1])
+
+
+@pytest.mark.parametrize("name", [name for name in DYNAMIC_MODELS if not name.startswith("minilm")])
+def test_recurrent_networks_take_any_batch(name: str) -> None:
+    """Test that a row's result does not depend on the rows beside it, in TorchScript too."""
+    model = DYNAMIC_MODELS[name]
+    words = torch.from_numpy(model.samples(None, Limits(0, 3)).judged[0])
+    network = model.network()
+    script = model.script(network, (words,))
+    torch.testing.assert_close(script(words)[1:2], network(words[1:2]), atol=1e-5, rtol=1e-5)
 
 
 def test_float_is_always_measured() -> None:

@@ -58,6 +58,7 @@ class Engine:
     loader: str
     options: Options = field(default_factory=dict)
     quick: bool = True
+    dynamic: bool = False  # it needs no calibration: `python -m benchmarks.dynamic`
 
     def convert(self, subject: Any, folder: Path) -> Path:
         return self._module(self.converter).convert(subject, folder, self.options)  # type: ignore[no-any-return]
@@ -74,6 +75,10 @@ class Engine:
     @staticmethod
     def _module(name: str) -> Any:
         return importlib.import_module(f"benchmarks.engines.{name}")
+
+
+def _dynamic(name: str, role: Role, converter: str, options: Options) -> Engine:
+    return Engine(name, role, converter, "torchscript", options, dynamic=True)
 
 
 REFERENCE = "float"  # outputs are judged against this engine's
@@ -109,5 +114,27 @@ ENGINES = {
         ),
         Engine("openvino-fp32", Role.FLOAT, "open_vino", "open_vino", {"kind": "float"}, quick=False),
         Engine("openvino-int8", Role.PEER, "open_vino", "open_vino", {"kind": "int8"}),
+        _dynamic("jitquant-dynamic", Role.JITQUANT, "jitquant_dynamic", {"backend": "x86"}),
+        _dynamic(
+            "jitquant-dynamic-bfloat16",
+            Role.JITQUANT,
+            "jitquant_dynamic",
+            {"backend": "x86", "qconfig": "bfloat16_dynamic_qconfig"},
+        ),
+        _dynamic(
+            "jitquant-dynamic-native",
+            Role.JITQUANT,
+            "jitquant_dynamic",
+            {"target": "native", "library": "jitquant"},
+        ),
+        _dynamic(
+            "jitquant-dynamic-native-bfloat16",
+            Role.JITQUANT,
+            "jitquant_dynamic",
+            {"target": "native", "library": "jitquant", "qconfig": "bfloat16_dynamic_qconfig"},
+        ),
+        _dynamic("torch-dynamic-eager", Role.PEER, "torch_ao_dynamic", {"backend": "x86", "kind": "eager"}),
+        _dynamic("torch-dynamic-jit", Role.PEER, "torch_ao_dynamic", {"backend": "x86", "kind": "jit"}),
+        Engine("ort-dynamic", Role.PEER, "onnx_runtime", "onnx_runtime", {"kind": "dynamic"}, dynamic=True),
     )
 }

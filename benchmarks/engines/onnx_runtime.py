@@ -1,4 +1,4 @@
-"""ONNX Runtime: float, or static quantization to QDQ with weights per channel."""
+"""ONNX Runtime: float, static quantization to QDQ, or dynamic quantization, with weights per channel."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +15,17 @@ def convert(subject: Any, folder: Path, options: Options) -> Path:
     from benchmarks.engines.onnx_file import export
 
     exported = export(subject, folder)
+    if options["kind"] == "dynamic":
+        return _dynamic(exported, folder)
     return exported if options["kind"] == "float" else _quantized(exported, subject, folder, options["kind"])
+
+
+def _dynamic(exported: Path, folder: Path) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    file = folder / "dynamic.onnx"
+    quantize_dynamic(exported, file, per_channel=True, weight_type=QuantType.QInt8)
+    return file
 
 
 def _quantized(exported: Path, subject: Any, folder: Path, method: str) -> Path:
