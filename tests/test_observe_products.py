@@ -21,19 +21,23 @@ def products_of(patches: Tensor) -> Tensor:
     return patches.transpose(1, 2) @ patches
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 0, 1), (1, 2, 2)])
-def test_products_of_a_convolution(groups: int, stride: int, padding: int, dilation: int) -> None:
-    """Test that the products are those of the patches which the convolution multiplies, zeros around too."""
+def convolution(stride: int, padding: int, dilation: int, groups: int) -> str:
     values = constants(
         none=None, stride=[stride] * 2, padding=[padding] * 2, dilation=[dilation] * 2, groups=groups
     )
-    text = f"""
+    return f"""
 graph(%self, %x : Tensor):
 {attribute("weight")}
 {values}
   %y : Tensor = aten::conv2d(%x, %weight, %none, %stride, %padding, %dilation, %groups)
   return (%y)"""
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 0, 1), (1, 2, 2)])
+def test_products_of_a_convolution(groups: int, stride: int, padding: int, dilation: int) -> None:
+    """Test that the products are those of the patches which the convolution multiplies, zeros around too."""
+    text = convolution(stride, padding, dilation, groups)
     module = prepared(text, {"weight": torch.randn(8, 4 // groups, 3, 3)})
     x = torch.randn(3, 4, 9, 8)
     for _ in range(2):
@@ -80,13 +84,7 @@ def test_of_many_rows_a_part_stands_for_all() -> None:
 @pytest.mark.parametrize("window", [1, 3])
 def test_of_many_patches_a_part_stands_for_all(window: int) -> None:
     """Test the same of a convolution, whose patches are taken from all over the image."""
-    values = constants(none=None, stride=[1, 1], padding=[window // 2] * 2, dilation=[1, 1], groups=1)
-    text = f"""
-graph(%self, %x : Tensor):
-{attribute("weight")}
-{values}
-  %y : Tensor = aten::conv2d(%x, %weight, %none, %stride, %padding, %dilation, %groups)
-  return (%y)"""
+    text = convolution(stride=1, padding=window // 2, dilation=1, groups=1)
     module = prepared(text, {"weight": torch.randn(3, 2, window, window)})
     x = torch.randn(2, 2, 100, 80) + torch.tensor([1.0, -3.0]).reshape(1, 2, 1, 1)
     module(x)

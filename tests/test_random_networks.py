@@ -37,6 +37,8 @@ ALLOWED = 3.0
 # The ranges of the measure are wider in turn, by powers of these, as a single grid may happen to fit a few
 # numbers, and equal grids let errors cancel.
 WIDENED = (1.0, 1.01, 1.02, 1.03)
+# Of norms. With a smaller one, rows that are nearly zero make any rounding as large as the row.
+EPSILON = 0.01
 # Each range is that of the calibration data, as in the measure.
 QCONFIG = {"": QConfig(MinMaxObserver.with_args(), PerChannelMinMaxObserver.with_args())}
 TARGETS = ["quantized", "native"] if native.is_available() else ["quantized"]
@@ -296,9 +298,9 @@ class Builder:
             if self.one_of(True, False) or math.prod(shape[2:]) < 4:
                 self.batch_norm(x)
             else:
-                self.add(f"self.gn({x})", x, gn=nn.GroupNorm(groups, shape[1]))
+                self.add(f"self.gn({x})", x, gn=nn.GroupNorm(groups, shape[1], eps=EPSILON))
         elif shape[-1] > 3:
-            self.add(f"self.ln({x})", x, ln=nn.LayerNorm(shape[-1]))
+            self.add(f"self.ln({x})", x, ln=nn.LayerNorm(shape[-1], eps=EPSILON))
 
     def gate(self) -> None:
         x = self.pick(lambda shape: len(shape) == 4)
