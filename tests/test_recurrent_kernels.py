@@ -419,11 +419,11 @@ def test_wrong_batch_sizes_are_refused(sizes: list[int], words: str) -> None:
 
 def test_other_kernels_and_ops_are_refused() -> None:
     lstm, deep = network("lstm").kernel(), network("gru", layers=2).kernel()
-    linear = OPS.linear_dynamic_prepack(torch.zeros(4, 20, dtype=torch.int8), torch.ones(4), None, "", "")
+    other = OPS.dequantize_prepack(0.02, 0)
     with pytest.raises(RuntimeError, match="gru_dynamic: the kernel is of kind 'lstm'"):
         OPS.gru_dynamic(X, H, lstm, False)
-    with pytest.raises(RuntimeError, match="lstm_dynamic: the kernel is of kind 'linear_dynamic'"):
-        OPS.lstm_dynamic(X, [H, H], linear, False)
+    with pytest.raises(RuntimeError, match="lstm_dynamic: the kernel is of kind 'dequantize'"):
+        OPS.lstm_dynamic(X, [H, H], other, False)
     with pytest.raises(RuntimeError, match="gru_cell_dynamic: the kernel has several layers"):
         OPS.gru_cell_dynamic(X[0], H[0], deep)
     with pytest.raises(RuntimeError, match="give both a batch, or neither"):
