@@ -343,6 +343,7 @@ const Target& native_target() {
                                              "jitquant::linear_prepack",
                                              "jitquant::linear_dynamic_prepack",
                                              "quantized::linear_prepack_fp16",
+                                             "jitquant::recurrent_prepack",
                                              "jitquant::binary_prepack",
                                              "jitquant::activation_prepack",
                                              "jitquant::pool_prepack",

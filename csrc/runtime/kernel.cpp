@@ -21,11 +21,6 @@ std::unordered_map<std::string, MakeKernel>& makers() {
   return registered;
 }
 
-const dnnl::stream& stream() {
-  static thread_local const dnnl::stream own(engine());
-  return own;
-}
-
 // Memory that a primitive writes to while it runs: one piece for each thread, as large as the largest needs.
 void* scratchpad(size_t bytes) {
   static thread_local at::DataPtr memory;
@@ -104,10 +99,18 @@ at::Tensor Kernel::run(Tensors given) {
   Inputs inputs(given.begin(), given.end());
   accept(inputs);
   const auto entry = entry_for(inputs);
+  TORCH_CHECK(!entry->plan->compute_several, "jitquant: a kernel '", name(),
+              "' gives several results, and this op gives one; run it by the op that it was made for");
   if (entry->plan->compute) {
     return entry->plan->compute(inputs);
   }
   return execute(*entry, inputs);
+}
+
+std::vector<at::Tensor> Kernel::run_several(Tensors given) {
+  Inputs inputs(given.begin(), given.end());
+  accept(inputs);
+  return entry_for(inputs)->plan->compute_several(inputs);
 }
 
 std::shared_ptr<Kernel::Entry> Kernel::entry_for(Tensors inputs) {
@@ -201,6 +204,11 @@ c10::intrusive_ptr<Kernel> make_kernel(Spec spec) {
 const dnnl::engine& engine() {
   static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
   return cpu;
+}
+
+const dnnl::stream& stream() {
+  static thread_local const dnnl::stream own(engine());
+  return own;
 }
 
 }  // namespace jitquant::runtime

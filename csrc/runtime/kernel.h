@@ -48,6 +48,8 @@ struct Plan {
   std::function<void(Tensors, void*)> loop;
   // … or what makes the result by other means.
   std::function<at::Tensor(Tensors)> compute;
+  // … or all results of a kernel that gives several, of which nothing above is said.
+  std::function<std::vector<at::Tensor>(Tensors)> compute_several;
 };
 
 // What one call at a time needs: oneDNN's arguments, in which only pointers change.
@@ -61,6 +63,8 @@ class Kernel : public torch::CustomClassHolder {
 
   // Safe to be called by several threads. Raises where the inputs are not what the kernel was made for.
   at::Tensor run(Tensors inputs);
+  // The same for a kernel that gives several results.
+  std::vector<at::Tensor> run_several(Tensors inputs);
 
   const Spec& spec() const { return spec_; }
 
@@ -100,6 +104,7 @@ struct RegisterKernel {
 };
 
 const dnnl::engine& engine();
+const dnnl::stream& stream();  // of this thread
 
 }  // namespace jitquant::runtime
 

@@ -6,6 +6,7 @@
 
 #include "csrc/runtime/equation.h"
 #include "csrc/runtime/kernel.h"
+#include "csrc/runtime/recurrent.h"
 
 namespace jitquant::runtime {
 
@@ -384,6 +385,7 @@ TORCH_LIBRARY(jitquant, library) {
   for (const char* name : {"cat", "einsum"}) {
     library.def((std::string(name) + "(Tensor[] tensors, " + kernel).c_str(), run_list);
   }
+  register_recurrent(library);
 }
 
 }  // namespace jitquant::runtime

@@ -56,8 +56,14 @@ inline Numbers load(const float* from, int n) {
 inline Numbers load(const uint8_t* from, int n) {
   return each([&](int i) { return i < n ? static_cast<float>(from[i]) : 0.0F; });
 }
+inline Numbers load(const int32_t* from) {
+  return each([&](int i) { return static_cast<float>(from[i]); });
+}
 inline Numbers times(const Numbers& x, const Numbers& y) {
   return each([&](int i) { return x.value[i] * y.value[i]; });
+}
+inline Numbers over(const Numbers& x, const Numbers& y) {
+  return each([&](int i) { return x.value[i] / y.value[i]; });
 }
 inline Numbers times_plus(const Numbers& x, const Numbers& y, const Numbers& z) {
   return each([&](int i) { return x.value[i] * y.value[i] + z.value[i]; });
@@ -70,6 +76,9 @@ inline Numbers within(const Numbers& x, const Numbers& low, const Numbers& high)
 }
 inline Numbers higher(const Numbers& x, const Numbers& y) {
   return each([&](int i) { return x.value[i] > y.value[i] ? x.value[i] : y.value[i]; });
+}
+inline Numbers lower(const Numbers& x, const Numbers& y) {
+  return each([&](int i) { return x.value[i] < y.value[i] ? x.value[i] : y.value[i]; });
 }
 inline float largest(const Numbers& x) {
   float found = x.value[0];
@@ -89,7 +98,10 @@ inline Numbers rounded(const Numbers& x) {
   return each([&](int i) { return std::nearbyint(x.value[i]); });
 }
 inline Numbers times_power_of_two(const Numbers& x, const Numbers& power) {
-  return each([&](int i) { return std::ldexp(x.value[i], static_cast<int>(power.value[i])); });
+  return each([&](int i) {
+    return std::isnan(power.value[i]) ? power.value[i]
+                                      : std::ldexp(x.value[i], static_cast<int>(power.value[i]));
+  });
 }
 inline void store(const Numbers& x, float* to, int n) {
   std::memcpy(to, x.value, static_cast<size_t>(n) * sizeof(float));
@@ -141,8 +153,15 @@ inline Numbers load(const uint8_t* from, int n) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
 }
+inline Numbers load(const int32_t* from) {
+  const auto* at = reinterpret_cast<const __m256i*>(from);
+  return {_mm256_cvtepi32_ps(_mm256_loadu_si256(at)), _mm256_cvtepi32_ps(_mm256_loadu_si256(at + 1))};
+}
 inline Numbers times(Numbers x, Numbers y) {
   return {_mm256_mul_ps(x.low, y.low), _mm256_mul_ps(x.high, y.high)};
+}
+inline Numbers over(Numbers x, Numbers y) {
+  return {_mm256_div_ps(x.low, y.low), _mm256_div_ps(x.high, y.high)};
 }
 inline Numbers times_plus(Numbers x, Numbers y, Numbers z) {
   return {_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high)};
@@ -154,6 +173,9 @@ inline Numbers within(Numbers x, Numbers low, Numbers high) {
 }
 inline Numbers higher(Numbers x, Numbers y) {
   return {_mm256_max_ps(x.low, y.low), _mm256_max_ps(x.high, y.high)};
+}
+inline Numbers lower(Numbers x, Numbers y) {
+  return {_mm256_min_ps(x.low, y.low), _mm256_min_ps(x.high, y.high)};
 }
 inline float largest(Numbers x) {
   const __m256 eight = _mm256_max_ps(x.low, x.high);
@@ -262,12 +284,15 @@ inline Numbers load(const float* from, int n) { return _mm512_maskz_loadu_ps(fir
 inline Numbers load(const uint8_t* from, int n) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), from)));
 }
+inline Numbers load(const int32_t* from) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(from)); }
 inline Numbers times(Numbers x, Numbers y) { return _mm512_mul_ps(x, y); }
+inline Numbers over(Numbers x, Numbers y) { return _mm512_div_ps(x, y); }
 inline Numbers times_plus(Numbers x, Numbers y, Numbers z) { return _mm512_fmadd_ps(x, y, z); }
 inline Numbers within(Numbers x, Numbers low, Numbers high) {
   return _mm512_min_ps(_mm512_max_ps(x, low), high);
 }
 inline Numbers higher(Numbers x, Numbers y) { return _mm512_max_ps(x, y); }
+inline Numbers lower(Numbers x, Numbers y) { return _mm512_min_ps(x, y); }
 inline float largest(Numbers x) { return _mm512_reduce_max_ps(x); }
 inline float total(Numbers x) { return _mm512_reduce_add_ps(x); }
 inline Numbers rounded(Numbers x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }

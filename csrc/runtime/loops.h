@@ -13,6 +13,38 @@ struct Bounds {
   float high;
 };
 
+// The least and the largest of some numbers and zero. `spoilt` is NaN where one of them is infinite or NaN,
+// and else 0.
+struct Extent {
+  float low;
+  float high;
+  float spoilt;
+};
+
+// One row of a product of integers. A sum stands for scale * factor * (sum - zero_point * total).
+struct RowSums {
+  const int32_t* sums;
+  const float* factors;  // of each weight row its scale,
+  const float* totals;   // and the sum of its weights
+  float scale;
+  float zero_point;
+};
+
+// What a step of a recurrent layer needs for one row of the batch. Sums, factors, totals and biases lie as
+// [block][gate][16 units], gates in torch's order; the units behind the last are there and are not used.
+struct Gates {
+  RowSums input;
+  RowSums hidden;
+  const float* bias;
+  const float* hidden_bias;  // of the last gate of a GRU: [block][16 units]
+  float* state;              // the hidden state, and the cell state of an LSTM: [units]
+  float* cell;
+  float* output;  // a copy of the new hidden state
+  int64_t units;
+};
+
+using GateLoop = void (*)(const Gates& gates, int64_t begin, int64_t end);  // blocks
+
 struct Loops {
   const char* name;
 
@@ -56,6 +88,12 @@ struct Loops {
   // quantize of in[row][column] * factors[column], with inverse scales in the factors.
   void (*quantize_columns)(const float* in, uint8_t* out, int64_t rows, int64_t columns, const float* factors,
                            int zero_point);
+  Extent (*extent)(const float* in, int64_t count);
+  // A step of each kind of recurrent layer, as torch.nn defines it. NaN stays NaN.
+  GateLoop lstm;
+  GateLoop gru;
+  GateLoop rnn_tanh;
+  GateLoop rnn_relu;
 };
 
 const Loops& loops();

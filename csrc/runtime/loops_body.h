@@ -70,10 +70,9 @@ void bilinear_to(const uint8_t* a, const uint8_t* b, Out* out, int64_t count, co
   });
 }
 
-// Of numbers below zero. A power of two times a polynomial on [-ln 2 / 2, ln 2 / 2] (Taylor's, to the fifth
+// Of numbers in [-87, 87]. A power of two times a polynomial on [-ln 2 / 2, ln 2 / 2] (Taylor's, to the fifth
 // power: the error is 4e-6).
-inline Numbers exponential(const Numbers& x) {
-  const Numbers bounded = within(x, spread(-87.0F), spread(0.0F));
+inline Numbers exponential_of_bounded(const Numbers& bounded) {
   const Numbers power = rounded(times(bounded, spread(1.44269504F)));
   const Numbers rest = times_plus(power, spread(-0.693147181F), bounded);
   const Numbers one = spread(1.0F);
@@ -83,6 +82,11 @@ inline Numbers exponential(const Numbers& x) {
   sum = times_plus(sum, rest, one);
   sum = times_plus(sum, rest, one);
   return times_power_of_two(sum, power);
+}
+
+// Of numbers below zero.
+inline Numbers exponential(const Numbers& x) {
+  return exponential_of_bounded(within(x, spread(-87.0F), spread(0.0F)));
 }
 
 // Elements behind the end take no part.
@@ -188,6 +192,103 @@ void weigh_lines_to(const uint8_t* const* in, const float* weights, Out* out, in
   });
 }
 
+Extent extent(const float* in, int64_t count) {
+  const Numbers zero = spread(0.0F);
+  Numbers low = zero;
+  Numbers high = zero;
+  Numbers spoilt = zero;
+  by_sixteen(count, [&](int64_t i, int n) {
+    const Numbers x = load(in + i, n);
+    low = lower(low, x);
+    high = higher(high, x);
+    spoilt = times_plus(x, zero, spoilt);
+  });
+  return {-largest(times(low, spread(-1.0F))), largest(high), total(spoilt)};
+}
+
+inline Numbers plus(const Numbers& x, const Numbers& y) { return times_plus(x, spread(1.0F), y); }
+
+// Where the exponential of -x is used, products of two of them have to be floats. `higher` and `lower` give
+// their second number where one is NaN.
+inline Numbers exponential_of_negative(const Numbers& x, float factor) {
+  const Numbers scaled = times(x, spread(-factor));
+  return exponential_of_bounded(lower(spread(43.0F), higher(spread(-43.0F), scaled)));
+}
+
+inline Numbers weighed(const RowSums& row, int64_t at) {
+  const Numbers sum = times_plus(load(row.totals + at, 16), spread(-row.zero_point), load(row.sums + at));
+  return times(sum, times(load(row.factors + at, 16), spread(row.scale)));
+}
+
+inline Numbers gate(const Gates& gates, int64_t at) {
+  const Numbers input = plus(weighed(gates.input, at), load(gates.bias + at, 16));
+  return plus(input, weighed(gates.hidden, at));
+}
+
+template <typename Compute>
+inline void for_each_block(const Gates& gates, int64_t begin, int64_t end, Compute compute) {
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t unit = block * 16;
+    const int n = gates.units - unit < 16 ? static_cast<int>(gates.units - unit) : 16;
+    const Numbers state = compute(block, unit, n);
+    store(state, gates.state + unit, n);
+    store(state, gates.output + unit, n);
+  }
+}
+
+// sigmoid(x) is 1 / (1 + exp(-x)), and tanh(x) is (1 - exp(-2x)) / (1 + exp(-2x)); a product of both is one
+// division.
+inline Numbers sigmoid_times_tanh(const Numbers& x, const Numbers& y) {
+  const Numbers one = spread(1.0F);
+  const Numbers e = exponential_of_negative(x, 1);
+  const Numbers f = exponential_of_negative(y, 2);
+  return over(times_plus(f, spread(-1.0F), one), times(plus(e, one), plus(f, one)));
+}
+
+inline Numbers sigmoid(const Numbers& x) {
+  const Numbers one = spread(1.0F);
+  return over(one, plus(exponential_of_negative(x, 1), one));
+}
+
+inline Numbers tanh_of(const Numbers& x) {
+  const Numbers one = spread(1.0F);
+  const Numbers e = exponential_of_negative(x, 2);
+  return over(times_plus(e, spread(-1.0F), one), plus(e, one));
+}
+
+void lstm(const Gates& gates, int64_t begin, int64_t end) {
+  for_each_block(gates, begin, end, [&](int64_t block, int64_t unit, int n) {
+    const int64_t at = block * 64;
+    const Numbers added = sigmoid_times_tanh(gate(gates, at), gate(gates, at + 32));
+    const Numbers cell = times_plus(sigmoid(gate(gates, at + 16)), load(gates.cell + unit, n), added);
+    store(cell, gates.cell + unit, n);
+    return sigmoid_times_tanh(gate(gates, at + 48), cell);
+  });
+}
+
+void gru(const Gates& gates, int64_t begin, int64_t end) {
+  for_each_block(gates, begin, end, [&](int64_t block, int64_t unit, int n) {
+    const int64_t at = block * 48;
+    const Numbers reset = sigmoid(gate(gates, at));
+    const Numbers update = sigmoid(gate(gates, at + 16));
+    const Numbers input = plus(weighed(gates.input, at + 32), load(gates.bias + at + 32, 16));
+    const Numbers hidden = plus(weighed(gates.hidden, at + 32), load(gates.hidden_bias + unit, 16));
+    const Numbers fresh = tanh_of(times_plus(reset, hidden, input));
+    const Numbers change = times_plus(fresh, spread(-1.0F), load(gates.state + unit, n));
+    return times_plus(update, change, fresh);
+  });
+}
+
+void rnn_tanh(const Gates& gates, int64_t begin, int64_t end) {
+  for_each_block(gates, begin, end,
+                 [&](int64_t block, int64_t, int) { return tanh_of(gate(gates, block * 16)); });
+}
+
+void rnn_relu(const Gates& gates, int64_t begin, int64_t end) {
+  for_each_block(gates, begin, end,
+                 [&](int64_t block, int64_t, int) { return higher(spread(0.0F), gate(gates, block * 16)); });
+}
+
 const Loops all = {kName,
                    quantize,
                    look_up,
@@ -202,4 +303,9 @@ const Loops all = {kName,
                    weigh_lines_to<uint8_t>,
                    weigh_lines_to<float>,
                    interleave3,
-                   quantize_columns};
+                   quantize_columns,
+                   extent,
+                   lstm,
+                   gru,
+                   rnn_tanh,
+                   rnn_relu};

@@ -343,12 +343,14 @@ void add_zero_point(Plan& plan, dnnl::primitive_attr& attributes, int argument, 
   }
 }
 
-void require_integer_products(const std::string& kernel) {
+bool has_integer_products() {
   using dnnl::cpu_isa;
   const cpu_isa isa = dnnl::get_effective_cpu_isa();
-  const bool saturates =
-      isa == cpu_isa::sse41 || isa == cpu_isa::avx || isa == cpu_isa::avx2 || isa == cpu_isa::avx512_core;
-  TORCH_CHECK(!saturates, "jitquant::", kernel,
+  return isa != cpu_isa::sse41 && isa != cpu_isa::avx && isa != cpu_isa::avx2 && isa != cpu_isa::avx512_core;
+}
+
+void require_integer_products(const std::string& kernel) {
+  TORCH_CHECK(has_integer_products(), "jitquant::", kernel,
               " needs a processor with 8-bit dot products (AVX-512 VNNI or AVX-VNNI), and this one has none: "
               "its sums would saturate; quantize the model with target=\"quantized\"");
 }

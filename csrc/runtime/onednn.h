@@ -85,6 +85,9 @@ class PackedWeight {
   std::vector<dnnl::memory> known_;
 };
 
+// Whether the processor multiplies 8-bit integers without saturating on the way.
+bool has_integer_products();
+
 // Raises where the processor cannot multiply 8-bit integers without saturating on the way.
 void require_integer_products(const std::string& kernel);
 
