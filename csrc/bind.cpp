@@ -126,7 +126,7 @@ py::list table_rows() {
     py::dict entry;
     entry["op"] = row.op;
     entry["activations"] = row.activations;
-    entry["weight"] = row.weight;
+    entry["weights"] = row.weights;
     entry["weight_axis"] = row.weight_axis;
     entry["bias"] = row.bias;
     entry["output"] = row.output == Output::Observed ? "observed"
@@ -138,7 +138,7 @@ py::list table_rows() {
     for (const Target* target : {&quantized_target(), &native_target()}) {
       py::dict column;
       column["integer"] = has_integer_form(*target, row);
-      column["dynamic"] = find_dynamic_form(*target, row) != nullptr;
+      column["dynamic"] = has_dynamic_form(*target, row);
       std::vector<std::string> recipes;
       for (const IntegerForm& form : target->forms()) {
         if (form.op == row.op) {

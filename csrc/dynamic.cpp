@@ -4,6 +4,7 @@
 
 #include "csrc/graph_edit.h"
 #include "csrc/quantization_params.h"
+#include "csrc/recurrent.h"
 
 namespace jitquant {
 
@@ -12,10 +13,6 @@ namespace {
 using torch::jit::Module;
 using torch::jit::Node;
 using torch::jit::Value;
-
-const Value* weight_of(Node* node, const OpRow& row) {
-  return row.weight ? node->namedInput(*row.weight) : nullptr;
-}
 
 bool takes_half_weight(const Context& /*context*/, const Lowering& lowering) {
   return is_op(lowering.names.at("weight")->node(), kSaturateToHalf);
@@ -59,10 +56,11 @@ bool is_static(Node* node, const OpRow& row) {
 }
 
 bool is_dynamic(Node* node, const OpRow& row) {
-  const auto slots = activation_slots(node, row);
-  const Value* weight = weight_of(node, row);
-  return (weight != nullptr && is_op(weight->node(), kSaturateToHalf)) ||
-         std::any_of(slots.begin(), slots.end(),
+  const auto inputs = activation_slots(node, row);
+  const auto weights = weight_slots(node, row);
+  return std::any_of(weights.begin(), weights.end(),
+                     [](const auto& slot) { return is_op(slot.value()->node(), kSaturateToHalf); }) ||
+         std::any_of(inputs.begin(), inputs.end(),
                      [](const auto& slot) { return chooser_of(slot.value()) != nullptr; });
 }
 
@@ -74,6 +72,10 @@ const IntegerForm* find_dynamic_form(const Target& target, const OpRow& row) {
   const auto& forms = dynamic_forms(target);
   auto found = std::find_if(forms.begin(), forms.end(), [&](const auto& form) { return form.op == row.op; });
   return found == forms.end() ? nullptr : &*found;
+}
+
+bool has_dynamic_form(const Target& target, const OpRow& row) {
+  return find_dynamic_form(target, row) != nullptr || has_recurrent_form(target, row);
 }
 
 const IntegerForm* choose_dynamic_form(const Context& context, const Lowering& lowering) {

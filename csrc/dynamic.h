@@ -30,6 +30,7 @@ bool reduces_range(const torch::jit::Module& observer);
 inline constexpr char kChooseQParams[] = "aten::_choose_qparams_per_tensor";
 inline constexpr char kSaturateToHalf[] = "aten::_saturate_weight_to_fp16";
 inline constexpr char kNoDynamicForm[] = "it has no dynamic form";
+inline constexpr char kOnlyDynamicForm[] = "it has a dynamic form only: quantize_dynamic_jit takes it";
 
 // The op that found the parameters of a dequantized value in the same call, or nullptr.
 torch::jit::Node* chooser_of(const torch::jit::Value* dequantized);
@@ -40,7 +41,7 @@ bool is_static_quantize(const torch::jit::Node* node);
 // Whether a node takes an activation of such parameters.
 bool is_static(torch::jit::Node* node, const OpRow& row);
 
-// Whether the input or the weight of a node is as described above.
+// Whether an input or a weight of a node is as described above.
 bool is_dynamic(torch::jit::Node* node, const OpRow& row);
 
 // What a target makes of ops whose inputs get their range at each call. As in the integer forms, and
@@ -49,6 +50,9 @@ bool is_dynamic(torch::jit::Node* node, const OpRow& row);
 const std::vector<IntegerForm>& dynamic_forms(const Target& target);
 const std::vector<IntegerForm>& quantized_dynamic_forms();
 const std::vector<IntegerForm>& native_dynamic_forms();
+
+// Whether an op is made integer dynamically: by one of these forms, or by csrc/recurrent.h.
+bool has_dynamic_form(const Target& target, const OpRow& row);
 
 // The first form for a row, or nullptr; and the one for a node.
 const IntegerForm* find_dynamic_form(const Target& target, const OpRow& row);

@@ -147,7 +147,7 @@ void record_channels(const at::Tensor& input, const at::Tensor& sums, int64_t /*
 }
 
 bool has_weight_of_integers(const Node* op) {
-  const Value* weight = op->namedInput(*find_row(op)->weight);
+  const Value* weight = op->namedInput(*find_row(op)->weight());
   return is_observed(weight) || is_dequantize(weight);
 }
 
@@ -155,15 +155,15 @@ const std::string& name_of_sums(const Node* record) { return record->input(1)->n
 
 std::optional<at::Tensor> observed_weight(const Context& context, const Node* op) {
   const OpRow* row = find_row(op);
-  if (row == nullptr || !row->weight || !row->bias || row->weight_axis != 0 ||
-      !is_observed(op->namedInput(*row->weight))) {
+  if (row == nullptr || !row->weight() || !row->bias || row->weight_axis != 0 ||
+      !is_observed(op->namedInput(*row->weight()))) {
     return std::nullopt;
   }
-  return context.static_tensor(op->namedInput(*row->weight)->node()->input(1));
+  return context.static_tensor(op->namedInput(*row->weight())->node()->input(1));
 }
 
 std::optional<Recorded> read_recorded(const Context& context, Node* op, const at::Tensor& sums) {
-  Node* quantize = op->namedInput(*find_row(op)->weight)->node()->input()->node();
+  Node* quantize = op->namedInput(*find_row(op)->weight())->node()->input()->node();
   auto weight = context.static_tensor(quantize->input(0));
   auto scale = context.static_value(quantize->input(1));
   auto zero_point = context.static_value(quantize->input(2));
@@ -237,7 +237,7 @@ std::vector<Node*> ops_behind(const Node* record) {
   Value* input = record->input(0);
   const Node* end = record->owningBlock()->return_node();
   Node* first = record->next();
-  while (first != end && (find_row(first) == nullptr || !find_row(first)->weight)) {
+  while (first != end && (find_row(first) == nullptr || !find_row(first)->weight())) {
     first = first->next();
   }
   if (first == end || first->input(0) != input || !has_weight_of_integers(first)) {

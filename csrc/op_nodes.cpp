@@ -110,7 +110,7 @@ class Lister {
 
  private:
   std::optional<std::vector<int64_t>> weight_shape(const Node* node, const OpRow& row) const {
-    auto weight = row.weight ? context_.static_tensor(node->namedInput(*row.weight)) : std::nullopt;
+    auto weight = row.weight() ? context_.static_tensor(node->namedInput(*row.weight())) : std::nullopt;
     return weight ? std::optional(weight->sizes().vec()) : std::nullopt;
   }
 

@@ -16,7 +16,7 @@ using torch::jit::Value;
 OpRow weighted(std::string op, int64_t axis = 0) {
   return {.op = std::move(op),
           .activations = {"input"},
-          .weight = "weight",
+          .weights = {"weight"},
           .weight_axis = axis,
           .bias = "bias",
           .output = Output::Observed,
@@ -24,7 +24,14 @@ OpRow weighted(std::string op, int64_t axis = 0) {
 }
 
 OpRow looked_up(std::string op) {
-  return {.op = std::move(op), .activations = {}, .weight = "weight", .output = Output::Float};
+  return {.op = std::move(op), .activations = {}, .weights = {"weight"}, .output = Output::Float};
+}
+
+OpRow recurrent(std::string op, std::string activation, std::vector<std::string> weights) {
+  return {.op = std::move(op),
+          .activations = {std::move(activation)},
+          .weights = std::move(weights),
+          .output = Output::Float};
 }
 
 OpRow binary(std::string op) {
@@ -55,8 +62,16 @@ OpRow clamp(std::string op, std::string low, std::string high) {
   return {.op = std::move(op), .activations = {"self"}, .bounds = std::pair(std::move(low), std::move(high))};
 }
 
+void add_recurrent(std::vector<OpRow>& rows) {
+  for (const std::string name : {"lstm", "gru", "rnn_tanh", "rnn_relu"}) {
+    rows.push_back(recurrent("aten::" + name + ".input", "input", {"params"}));
+    rows.push_back(recurrent("aten::" + name + ".data", "data", {"params"}));
+    rows.push_back(recurrent("aten::" + name + "_cell", "input", {"w_ih", "w_hh"}));
+  }
+}
+
 std::vector<OpRow> make_table() {
-  return {
+  std::vector<OpRow> rows{
       // Convolutions and linear: integer products with the weight.
       weighted("aten::conv1d"),
       weighted("aten::conv2d"),
@@ -175,6 +190,8 @@ std::vector<OpRow> make_table() {
       moves("aten::sort"),
       moves("aten::sort.stable"),
   };
+  add_recurrent(rows);
+  return rows;
 }
 
 // "aten::add.Tensor" belongs to aten::add, restricted to one overload.
@@ -211,6 +228,26 @@ double bound(const Node* node, const std::string& text, double absent) {
   return value->isNone() ? absent : value->toScalar().toDouble();
 }
 
+// How many tensors of the list belong to each layer and direction, if it is two matrices, or these and
+// biases.
+std::optional<size_t> parameters_of_a_cell(const Node* layer, size_t count) {
+  auto layers = constant_of(layer->namedInput("num_layers"));
+  auto bidirectional = constant_of(layer->namedInput("bidirectional"));
+  auto has_biases = constant_of(layer->namedInput("has_biases"));
+  if (!layers || !bidirectional || !has_biases) {
+    return std::nullopt;
+  }
+  const size_t cells = static_cast<size_t>(layers->toInt()) * (bidirectional->toBool() ? 2 : 1);
+  const size_t each = has_biases->toBool() ? 2 * kBiasDistance : kBiasDistance;
+  return count == cells * each ? std::optional(each) : std::nullopt;
+}
+
+bool is_tensor(const Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
+
+bool is_list_for_one(const Value* value) {
+  return value->node()->kind() == c10::prim::ListConstruct && value->uses().size() == 1;
+}
+
 }  // namespace
 
 const std::vector<OpRow>& op_table() {
@@ -238,15 +275,34 @@ std::vector<ActivationSlot> activation_slots(Node* node, const OpRow& row) {
   for (const auto& name : row.activations) {
     const size_t index = *node->schema().argumentIndexWithName(name);
     Value* value = node->input(index);
-    if (value->type()->isSubtypeOf(*c10::TensorType::get())) {
+    if (is_tensor(value)) {
       slots.push_back({node, index});
       continue;
     }
-    if (value->node()->kind() != c10::prim::ListConstruct || value->uses().size() != 1) {
+    if (!is_list_for_one(value)) {
       return {};
     }
     for (size_t i = 0; i < value->node()->inputs().size(); ++i) {
       slots.push_back({value->node(), i});
+    }
+  }
+  return slots;
+}
+
+std::vector<TensorSlot> weight_slots(Node* node, const OpRow& row) {
+  std::vector<TensorSlot> slots;
+  for (const auto& name : row.weights) {
+    const size_t index = *node->schema().argumentIndexWithName(name);
+    Value* value = node->input(index);
+    if (is_tensor(value)) {
+      slots.push_back({node, index});
+      continue;
+    }
+    const size_t count = value->node()->inputs().size();
+    auto each = is_list_for_one(value) ? parameters_of_a_cell(node, count) : std::nullopt;
+    for (size_t i = 0; each && i < count; i += *each) {
+      slots.push_back({value->node(), i});
+      slots.push_back({value->node(), i + 1});
     }
   }
   return slots;
@@ -260,7 +316,7 @@ std::vector<Value*> tensor_outputs(Node* node) {
     return {};
   }
   Value* output = node->output();
-  if (output->type()->isSubtypeOf(*c10::TensorType::get())) {
+  if (is_tensor(output)) {
     return {output};
   }
   Node* user = only_user(output);

@@ -28,7 +28,8 @@ struct OpRow {
   std::string op;  // "aten::conv2d", or "aten::add.Tensor" for one overload only
   std::vector<std::string>
       activations;  // names of the schema's arguments, as all below; lists of tensors too
-  std::optional<std::string> weight = std::nullopt;
+  // Of a list of a recurrent layer's parameters the matrices are weights, and the others biases.
+  std::vector<std::string> weights = {};
   int64_t weight_axis = 0;  // the axis of a weight along which it is quantized
   std::optional<std::string> bias = std::nullopt;
   Output output = Output::SameAsInput;
@@ -37,6 +38,9 @@ struct OpRow {
   bool absorbs_clamp = false;  // a clamp behind it is done by the saturation of the integer op
   // A clamp's bounds: a number, or the name of the argument that holds it.
   std::optional<std::pair<std::string, std::string>> bounds = std::nullopt;
+
+  // The weight of an op that has one, else nullptr.
+  const std::string* weight() const { return weights.size() == 1 ? &weights[0] : nullptr; }
 };
 
 const std::vector<OpRow>& op_table();
@@ -44,16 +48,24 @@ const std::vector<OpRow>& op_table();
 // The row of a node, or nullptr.
 const OpRow* find_row(const torch::jit::Node* node);
 
-// One place where a node takes an activation: an input of the node itself, or of the list that it takes.
-struct ActivationSlot {
+// One place where a node takes a tensor: an input of the node itself, or of the list that it takes.
+struct TensorSlot {
   torch::jit::Node* node;
   size_t index;
   torch::jit::Value* value() const { return node->input(index); }
   void set(torch::jit::Value* value) const { node->replaceInput(index, value); }
 };
+using ActivationSlot = TensorSlot;
 
 // The activation slots of a node with that row; empty where a list comes from elsewhere or has other users.
 std::vector<ActivationSlot> activation_slots(torch::jit::Node* node, const OpRow& row);
+
+// The weight slots of a node with that row. Of a recurrent layer: for each layer and direction the matrix
+// that the input is multiplied with, and that of the hidden state; if it has biases they stand in the same
+// order kBiasDistance places behind, and so they do in a recurrent cell. Empty where the list comes from
+// elsewhere, has other users, or holds other things as well, as one with projections does.
+std::vector<TensorSlot> weight_slots(torch::jit::Node* node, const OpRow& row);
+inline constexpr size_t kBiasDistance = 2;
 
 // The tensors that a node gives: its output (the first, of an op in the table), or those its list of outputs
 // is taken apart into. Empty where the list goes elsewhere.

@@ -85,6 +85,25 @@ std::optional<QParamValues> qparams_of(Value* quantized) {
   }
 }
 
+std::optional<WeightParams> weight_params(const Context& context, const Node* quantize, Node* before,
+                                          bool by_row) {
+  auto weight = context.static_tensor(quantize->input(0));
+  auto scale = context.static_value(quantize->input(1));
+  auto zero_point = context.static_value(quantize->input(2));
+  const bool known = weight && scale && zero_point;
+  const bool symmetric = known && (zero_point->isTensor() ? !zero_point->toTensor().any().item<bool>()
+                                                          : zero_point->toInt() == 0);
+  if (!symmetric) {
+    return std::nullopt;
+  }
+  if (scale->isTensor()) {
+    return WeightParams{quantize->input(1), quantize->input(2)};
+  }
+  const int64_t count = by_row ? weight->size(0) : 1;
+  return WeightParams{constant(before, at::full({count}, scale->toDouble())),
+                      constant(before, at::full({count}, zero_point->toInt(), at::kLong))};
+}
+
 bool same_qparams(const Context& context, const QParamValues& left, const QParamValues& right) {
   auto same = [&](Value* a, Value* b) {
     if (a == b) {

@@ -38,6 +38,16 @@ QParamValues qparams_of_quantize(torch::jit::Node* quantize);
 // over, and fixed ones become constants before their op.
 std::optional<QParamValues> qparams_of(torch::jit::Value* quantized);
 
+// Scales and zero points of a symmetric weight that `quantize` makes integer, as tensors of one element or of
+// one for each channel; of one for each row where that is asked for. Nothing where they are not known, or
+// where it is not symmetric.
+struct WeightParams {
+  torch::jit::Value* scales;
+  torch::jit::Value* zero_points;
+};
+std::optional<WeightParams> weight_params(const Context& context, const torch::jit::Node* quantize,
+                                          torch::jit::Node* before, bool by_row);
+
 // Whether both hold the same constants or attributes.
 bool same_qparams(const Context& context, const QParamValues& left, const QParamValues& right);
 

@@ -29,7 +29,8 @@ bool holds_tensors(const Value* value) {
 // The values of a weight, or of its quantized and dequantized copy.
 int64_t values_of(const Context& context, const Value* weight) {
   const auto is_link = [](const Node* node) {
-    return is_quantize(node) || is_op(node, {"aten::dequantize", "aten::quantize_per_channel"});
+    return is_quantize(node) ||
+           is_op(node, {"aten::dequantize", "aten::quantize_per_channel", "aten::_saturate_weight_to_fp16"});
   };
   while (is_link(weight->node()) || is_observed(weight)) {
     weight = weight->node()->input(is_observed(weight) ? 1 : 0);
@@ -75,9 +76,11 @@ int64_t count_round_trips(const std::shared_ptr<torch::jit::Graph>& graph) {
 
 OpReport report_on(const Context& context, Node* node, Fate fate) {
   const OpRow* row = find_row(node);
-  const bool weighted = row != nullptr && row->weight.has_value();
-  return {node->kind().toQualString(), path_of(node), source_line(node), std::move(fate),
-          weighted ? values_of(context, node->namedInput(*row->weight)) : 0};
+  int64_t weights = 0;
+  for (const auto& slot : row == nullptr ? std::vector<TensorSlot>() : weight_slots(node, *row)) {
+    weights += values_of(context, slot.value());
+  }
+  return {node->kind().toQualString(), path_of(node), source_line(node), std::move(fate), weights};
 }
 
 }  // namespace jitquant

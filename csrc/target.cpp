@@ -4,6 +4,7 @@
 #include <cctype>
 #include <sstream>
 
+#include "csrc/dynamic.h"
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 
@@ -208,7 +209,7 @@ std::optional<std::string> why_always_float(const Target& target, const Node* no
   if (row == nullptr) {
     return "no integer form of it is known";
   }
-  if (!has_integer_form(target, *row)) {
+  if (!has_integer_form(target, *row) && !has_dynamic_form(target, *row)) {
     return "the target '" + target.name + "' has no integer op for it";
   }
   return casts(node) ? std::optional<std::string>("it is told which dtype to give") : std::nullopt;

@@ -28,11 +28,11 @@ bool goes_to_fbgemm_depthwise(const std::string& engine, int64_t groups, bool de
 
 bool has_wrong_kernel(const Context& context, const Node* conv) {
   const OpRow* row = find_row(conv);
-  if (row == nullptr || !row->weight || !conv->schema().argumentIndexWithName("groups")) {
+  if (row == nullptr || !row->weight() || !conv->schema().argumentIndexWithName("groups")) {
     return false;
   }
   auto groups = constant_of(conv->namedInput("groups"));
-  Value* weight = conv->namedInput(*row->weight);
+  Value* weight = conv->namedInput(*row->weight());
   // Insertion put a quantize and a dequantize between the weight and the convolution.
   while (weight->node()->kind() == c10::aten::dequantize ||
          weight->node()->kind() == c10::aten::quantize_per_channel ||
@@ -398,7 +398,9 @@ const Target& quantized_target() {
                       "quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack",
                       "quantized::conv_transpose1d_prepack", "quantized::conv_transpose2d_prepack",
                       "quantized::conv_transpose3d_prepack", "quantized::linear_prepack",
-                      "quantized::linear_prepack_fp16", "onednn::qconv_prepack", "onednn::qlinear_prepack"},
+                      "quantized::linear_prepack_fp16", "quantized::make_quantized_cell_params_dynamic",
+                      "quantized::make_quantized_cell_params_fp16", "onednn::qconv_prepack",
+                      "onednn::qlinear_prepack"},
       .runs = runs};
   return target;
 }

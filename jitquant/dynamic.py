@@ -111,7 +111,12 @@ def quantize_dynamic_jit(
     print_graphs: bool = False,
     stop_after: str | None = None,
 ) -> torch.jit.ScriptModule:
-    """Quantizes linears dynamically: float tensors in and out, of any leading dimensions, 8 bits within.
+    """Quantizes linears and recurrent layers dynamically: float tensors in and out, 8 bits within.
+
+    Linears take any leading dimensions; LSTMs and GRUs take batches, single sequences and packed ones. With
+    ``debug=True`` a recurrent layer is the float op on quantized weights and a quantized input. The integer
+    op also rounds the hidden state of each step and what goes from layer to layer: its numbers are near, but
+    not equal.
 
     Args:
         model, qconfig_dict, inplace, debug, target, methods, strict, preserved_attrs, print_graphs,

@@ -41,7 +41,8 @@ def document() -> str:
 
 
 def _row(row: dict[str, Any]) -> list[str]:
-    weight = "" if row["weight"] is None else f"`{row['weight']}`, axis {row['weight_axis']}"
+    weights = ", ".join(f"`{name}`" for name in row["weights"])
+    weight = f"{weights}, axis {row['weight_axis']}" if weights else ""
     columns = [_integer_ops(row["op"], row[target]) for target in TARGETS]
     activations = ", ".join(f"`{name}`" for name in row["activations"])
     dynamic = ", ".join(f"`{target}`" for target in TARGETS if row[target]["dynamic"])

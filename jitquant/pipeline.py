@@ -25,6 +25,7 @@ CANONICALIZE = (
     "normalize_ops",  # rules know functional ops only
     "propagate_constants",  # folds the transposes that normalize_ops made of constant weights
     "remove_no_ops",  # dropout between two ops would hide one from the other
+    "split_weight_lists",  # behind propagate_constants, which makes one constant of a list of constants
 )
 
 FOLD = (

@@ -103,11 +103,11 @@ bool is_required_to_have_space(const Value* value) {
 bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
   Node* op = norm_node->input(0)->node();
   const OpRow* row = find_row(op);
-  if (row == nullptr || !row->weight || !row->bias || !feeds_only(op->output(), norm_node) ||
+  if (row == nullptr || !row->weight() || !row->bias || !feeds_only(op->output(), norm_node) ||
       (op->kind() == c10::aten::linear && is_required_to_have_space(op->output()))) {
     return false;
   }
-  Value* weight_value = op->namedInput(*row->weight);
+  Value* weight_value = op->namedInput(*row->weight());
   Value* bias_value = op->namedInput(*row->bias);
   auto weight = context.static_tensor(weight_value);
   auto bias = context.static_tensor(bias_value);
@@ -126,7 +126,7 @@ bool fold_into(Context& context, const Uses& uses, Node* norm_node) {
   if (bias) {
     folded_bias = folded_bias + bias->to(at::kDouble) * norm->scale;
   }
-  replace_weight(context, op, row->weight->c_str(), folded_weight, shared);
+  replace_weight(context, op, row->weight()->c_str(), folded_weight, shared);
   replace_weight(context, op, row->bias->c_str(), folded_bias.to(weight->scalar_type()), shared);
   norm_node->output()->replaceAllUsesWith(op->output());
   norm_node->destroy();

@@ -7,10 +7,15 @@
 //   %packed = prim::GetAttr[name="_jit_pass_packed_weight_0"](%self)
 //
 // Where stock torch cannot save what the op gives (oneDNN's opaque tensors), the attribute is a small
-// TorchScript object that keeps it and packs it anew when the file is loaded. Left alone: packing whose
+// TorchScript object that keeps it and packs it anew when the file is loaded. What several places pack alike,
+// such as a cell that is called at each step of a traced loop, is packed once. Left alone: packing whose
 // inputs are not the same in every call.
 
+#include <sstream>
+#include <unordered_map>
+
 #include "csrc/graph_edit.h"
+#include "csrc/module_path.h"
 #include "csrc/packed_weight.h"
 #include "csrc/pass.h"
 #include "csrc/target.h"
@@ -56,6 +61,50 @@ std::optional<torch::jit::Stack> evaluate_inputs(const Context& context, const N
   return stack;
 }
 
+// What a value is in words, so that two of the same words are the same in every call.
+std::string words_for(const Value* value) {
+  if (auto path = attribute_path(value)) {
+    return "." + *path;
+  }
+  std::ostringstream words;
+  if (auto known = torch::jit::toIValue(value)) {
+    if (known->isTensor()) {
+      words << "tensor" << static_cast<const void*>(known->toTensor().unsafeGetTensorImpl());
+    } else {
+      words << *known;
+    }
+    return words.str();
+  }
+  words << value->node()->kind().toQualString() << '(';
+  for (const Value* input : value->node()->inputs()) {
+    words << words_for(input) << ',';
+  }
+  words << ')';
+  return words.str();
+}
+
+// Weights that a cell or a linear takes, wherever. Other kernels keep plans for the sizes at their place, so
+// that each place has one of its own.
+bool may_be_shared(const Node* node) {
+  return is_op(node,
+               {"quantized::linear_prepack", "quantized::linear_prepack_fp16",
+                "quantized::make_quantized_cell_params_dynamic", "quantized::make_quantized_cell_params_fp16",
+                "jitquant::linear_dynamic_prepack", "jitquant::recurrent_prepack"});
+}
+
+// Reads an attribute once more, before `before`.
+Value* read_again(const Value* attribute, Node* before) {
+  auto* graph = before->owningGraph();
+  if (attribute->node()->kind() != c10::prim::GetAttr) {
+    return graph->inputs()[0];
+  }
+  Value* owner = read_again(attribute->node()->input(), before);
+  torch::jit::WithInsertPoint guard(before);
+  Value* read = graph->insertGetAttr(owner, attribute->node()->s(c10::attr::name));
+  read->node()->copyMetadata(before);
+  return read->setType(attribute->type());
+}
+
 std::vector<c10::Symbol> prepack_kinds(const Target& target) {
   std::vector<c10::Symbol> symbols;
   for (const auto& op : target.prepack_ops) {
@@ -64,7 +113,15 @@ std::vector<c10::Symbol> prepack_kinds(const Target& target) {
   return symbols;
 }
 
-bool fold(Context& context, Node* node) {
+using Packed = std::unordered_map<std::string, Value*>;  // by words_for
+
+bool fold(Context& context, Packed& known, Node* node) {
+  const std::string words = may_be_shared(node) ? words_for(node->output()) : std::string();
+  if (auto same = known.find(words); same != known.end()) {
+    node->output()->replaceAllUsesWith(read_again(same->second, node));
+    node->destroy();
+    return true;
+  }
   auto arguments = evaluate_inputs(context, node);
   if (!arguments) {
     return false;
@@ -82,6 +139,9 @@ bool fold(Context& context, Node* node) {
   }
   node->output()->replaceAllUsesWith(packed);
   node->destroy();
+  if (!words.empty()) {
+    known[words] = packed;
+  }
   return true;
 }
 
@@ -91,11 +151,14 @@ int64_t FoldPrepack(Context& context) {
   int64_t count = 0;
   const auto kinds = prepack_kinds(context.target());
   at::NoGradGuard no_grad;
+  Packed known;
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* node) {
       const bool packs = std::find(kinds.begin(), kinds.end(), node->kind()) != kinds.end();
-      count += packs && fold(context, node);
+      count += packs && fold(context, known, node);
     });
+  }
+  for (const auto& graph : context.graphs()) {  // at last: what one method reads, another reads again
     eliminate_dead_code(graph);
   }
   return count;

@@ -28,6 +28,7 @@
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"
+#include "csrc/recurrent.h"
 #include "csrc/smoothing.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
@@ -54,31 +55,6 @@ bool saturates_within(const Context& context, const Node* quantize, std::pair<do
   const double lowest = ((is_signed ? -128.0 : 0.0) - static_cast<double>(zero_point->toInt())) * step;
   const double highest = ((is_signed ? 127.0 : 255.0) - static_cast<double>(zero_point->toInt())) * step;
   return lowest >= bounds.first - step / 2 && highest <= bounds.second + step / 2;
-}
-
-struct Weight {
-  Value* scales;
-  Value* zero_points;
-};
-
-// Scales and zero points of symmetric weights, as tensors of one element or of one for each channel; of one
-// for each row where that is asked for.
-std::optional<Weight> weight_params(const Context& context, const Node* quantize, Node* before, bool by_row) {
-  auto weight = context.static_tensor(quantize->input(0));
-  auto scale = context.static_value(quantize->input(1));
-  auto zero_point = context.static_value(quantize->input(2));
-  const bool known = weight && scale && zero_point;
-  const bool symmetric = known && (zero_point->isTensor() ? !zero_point->toTensor().any().item<bool>()
-                                                          : zero_point->toInt() == 0);
-  if (!symmetric) {
-    return std::nullopt;
-  }
-  if (scale->isTensor()) {
-    return Weight{quantize->input(1), quantize->input(2)};
-  }
-  const int64_t count = by_row ? weight->size(0) : 1;
-  return Weight{constant(before, at::full({count}, scale->toDouble())),
-                constant(before, at::full({count}, zero_point->toInt(), at::kLong))};
 }
 
 // Stock integer ops take quint8; what is quantized otherwise stays as it is.
@@ -135,7 +111,10 @@ class Fuser {
       return replace_dynamic(node, *row);
     }
     if (all_dynamic_) {
-      return {"", why_not_dynamic(*row)};
+      return {"", why_not_dynamic(node, *row)};
+    }
+    if (!has_integer_form(target_, *row)) {
+      return {"", kOnlyDynamicForm};
     }
     if (!runs(node)) {
       return {"", "the engine " + context_.options.engine + " has no kernel for it that is right"};
@@ -151,7 +130,7 @@ class Fuser {
         return {"", why_float(slot.value())};
       }
     }
-    if (row->weight && !is_dequantize(node->namedInput(*row->weight))) {
+    if (row->weight() && !is_dequantize(node->namedInput(*row->weight()))) {
       return {"", "its weight is not a float32 constant or attribute of the model"};
     }
     if (row->output == Output::Float) {
@@ -167,14 +146,19 @@ class Fuser {
     });
   }
 
-  std::string why_not_dynamic(const OpRow& row) const {
-    return find_dynamic_form(target_, row) == nullptr
-               ? kNoDynamicForm
-               : "its weight is not a float32 constant or attribute of the model";
+  std::string why_not_dynamic(Node* node, const OpRow& row) const {
+    if (!has_dynamic_form(target_, row)) {
+      return kNoDynamicForm;
+    }
+    return why_not_recurrent(node, row).value_or(
+        "its weight is not a float32 constant or attribute of the model");
   }
 
   // Of an op that takes and gives float, whatever its input becomes inside.
   Fate replace_dynamic(Node* node, const OpRow& row) {
+    if (has_recurrent_form(target_, row)) {
+      return replace_recurrent(node, row);
+    }
     const auto slot = activation_slots(node, row).front();
     Chain chain = find_chain(node, row, *find_dynamic_form(target_, row), /*through_pairs=*/false);
     Node* before = chain.end->node()->next();
@@ -201,6 +185,17 @@ class Fuser {
     }
     chain.end->replaceAllUsesWith(result);
     return {becomes, ""};
+  }
+
+  Fate replace_recurrent(Node* node, const OpRow& row) {
+    Node* made = build_recurrent(context_, node, row);
+    if (made == nullptr) {
+      return {"", kNoDynamicForm};
+    }
+    for (size_t i = 0; i < node->outputs().size(); ++i) {
+      node->output(i)->replaceAllUsesWith(made->output(i));
+    }
+    return {made->kind().toQualString(), ""};
   }
 
   Lowering collect_dynamic(const Chain& chain, const OpRow& row, const Value* input, Node* before) {
@@ -378,7 +373,7 @@ class Fuser {
     names["$scale"] = quantize == nullptr ? none : quantize->input(1);
     names["$zero_point"] = quantize == nullptr ? zero : quantize->input(2);
     add_activations(names, node, row, slots, before);
-    if (row.weight) {
+    if (row.weight()) {
       add_weight(names, node, row);
     }
     const Node* activation =
@@ -464,11 +459,11 @@ class Fuser {
   }
 
   void add_weight(std::map<std::string, Value*>& names, Node* node, const OpRow& row) {
-    if (!is_dequantize(node->namedInput(*row.weight))) {
+    if (!is_dequantize(node->namedInput(*row.weight()))) {
       return;  // in half precision
     }
-    Value* weight = integers_of(node->namedInput(*row.weight));
-    names[*row.weight] = weight;
+    Value* weight = integers_of(node->namedInput(*row.weight()));
+    names[*row.weight()] = weight;
     const bool by_row = row.output == Output::Float;
     if (auto params = weight_params(context_, weight->node(), node, by_row)) {
       names["$weight_scales"] = params->scales;

@@ -19,6 +19,7 @@
 // anything to do with it. Left alone: weights that are not constants or attributes, and ops whose row has no
 // integer form on the target.
 
+#include <map>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -30,6 +31,7 @@
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"
+#include "csrc/recurrent.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
 #include "csrc/writes.h"
@@ -118,11 +120,29 @@ class Inserter {
     if (outputs.empty() || (slots.empty() && !row->activations.empty())) {
       return "a list that it takes or gives is used elsewhere";
     }
-    if (is_changed_in_place(slots, outputs)) {
+    auto observers = observers_.find(node);
+    const bool dynamic =
+        observers != observers_.end() && placeholder_of(observers->second->activation) != Placeholder::None;
+    if (dynamic ? changes_too_early(node, *row, slots) : is_changed_in_place(slots, outputs)) {
       return "what it takes or gives is changed in place";
     }
-    if (row->weight && observers_.count(node) != 0) {
-      auto weight = context_.static_tensor(node->namedInput(*row->weight));
+    return observers == observers_.end() ? std::nullopt : why_not_observed(node, *row, *observers->second);
+  }
+
+  std::optional<std::string> why_not_observed(Node* node, const OpRow& row,
+                                              const ObserverPair& observers) const {
+    const bool dynamic = placeholder_of(observers.activation) != Placeholder::None;
+    if (dynamic && !has_dynamic_form(context_.target(), row)) {
+      return kNoDynamicForm;
+    }
+    if (!dynamic && !has_integer_form(context_.target(), row)) {
+      return kOnlyDynamicForm;
+    }
+    if (auto reason = why_not_recurrent(node, row)) {
+      return reason;
+    }
+    for (const auto& slot : weight_slots(node, row)) {
+      auto weight = context_.static_tensor(slot.value());
       if (!weight || weight->scalar_type() != at::kFloat) {
         return "its weight is not a float32 constant or attribute of the model";
       }
@@ -143,6 +163,38 @@ class Inserter {
     return std::any_of(slots.begin(), slots.end(),
                        [&](const auto& slot) { return writes_.touch(slot.value()); }) ||
            std::any_of(outputs.begin(), outputs.end(), [&](Value* output) { return writes_.touch(output); });
+  }
+
+  // The last op that a dynamic op may take along: an add behind it, and an activation function.
+  static Node* end_of_chain(Node* node) {
+    Node* end = node;
+    for (int i = 0; i < 2; ++i) {
+      Node* user = only_user(end->output(0));
+      const OpRow* row = user == nullptr ? nullptr : find_row(user);
+      if (row == nullptr || row->moves) {
+        break;
+      }
+      end = user;
+    }
+    return end;
+  }
+
+  // A dynamic op makes integers of its input where it stands, and gives float, so that changes may come
+  // before and after. Only what it takes along moves it behind a change.
+  bool changes_too_early(Node* node, const OpRow& row, const std::vector<ActivationSlot>& slots) const {
+    const bool moves = find_dynamic_form(context_.target(), row) != nullptr;
+    if (!moves || std::none_of(slots.begin(), slots.end(),
+                               [&](const auto& slot) { return writes_.touch(slot.value()); })) {
+      return false;
+    }
+    const Node* end = end_of_chain(node);
+    for (const Node* between = node; between != end; between = between->next()) {
+      const auto* schema = between->maybeSchema();
+      if (!between->blocks().empty() || (schema != nullptr && schema->is_mutable())) {
+        return true;
+      }
+    }
+    return false;
   }
 
   bool are_integer(const std::vector<ActivationSlot>& slots) const {
@@ -195,7 +247,7 @@ class Inserter {
         observe_all_uses(slot.value(), observers.activation, node);
       }
     }
-    observe_weight(node, row, observers);
+    observe_weights(node, row, observers);
     if (row.output == Output::Float) {
       return {"observed", ""};
     }
@@ -215,21 +267,29 @@ class Inserter {
 
   // Others that take the same value get it as it is.
   Fate observe_inputs(Node* node, const OpRow& row, const ObserverPair& observers) {
-    if (find_dynamic_form(context_.target(), row) == nullptr) {
-      return {"", kNoDynamicForm};
-    }
     for (const auto& slot : activation_slots(node, row)) {
       slot.set(observe(node, slot.value(), observers.activation, node));
     }
-    observe_weight(node, row, observers);
+    for (const auto& slot : weight_slots(node, row)) {
+      slot.set(observe_once(slot, observers.weight, node));
+    }
     return {"observed", ""};
   }
 
-  void observe_weight(Node* node, const OpRow& row, const ObserverPair& observers) {
-    if (row.weight) {
-      Value* weight = node->namedInput(*row.weight);
-      set_input(node, row.weight->c_str(),
-                observe(node, weight, along_axis(observers.weight, row.weight_axis), node));
+  // A weight that ops before took with the same observer is already there: a cell that a loop of a traced
+  // model calls at each step has its weights once.
+  Value* observe_once(const TensorSlot& slot, const Module& prototype, Node* origin) {
+    const at::Tensor weight = *context_.static_tensor(slot.value());
+    auto& known = weights_[{weight.unsafeGetTensorImpl(), prototype._ivalue().get()}];
+    if (known.observed == nullptr || !slot.node->isDominatedBy(known.observed->node())) {
+      known = {weight, observe(slot.node, slot.value(), prototype, origin)};
+    }
+    return known.observed;
+  }
+
+  void observe_weights(Node* node, const OpRow& row, const ObserverPair& observers) {
+    for (const auto& slot : weight_slots(node, row)) {
+      slot.set(observe(slot.node, slot.value(), along_axis(observers.weight, row.weight_axis), node));
     }
   }
 
@@ -284,6 +344,11 @@ class Inserter {
   Writes writes_;
   std::unordered_set<Value*> integer_;  // what will be integer once the model is converted
   int64_t count_ = 0;
+  struct ObservedWeight {
+    at::Tensor data;  // held, so that no other gets its address
+    Value* observed = nullptr;
+  };
+  std::map<std::pair<const void*, const void*>, ObservedWeight> weights_;  // by data and observer
   std::unordered_set<const Node*> absorbed_;  // clamps that the op before them does
   std::vector<OpReport> reports_;
 };

@@ -69,10 +69,15 @@ const Node* op_of(const Observed& observed) {
   if (producer->kind() != c10::prim::Param && producer->kind() != c10::prim::GetAttr) {
     return producer;
   }
-  const auto& uses = observed.call->output()->uses();
-  auto known =
-      std::find_if(uses.begin(), uses.end(), [](const auto& use) { return find_row(use.user) != nullptr; });
-  return known == uses.end() ? producer : known->user;
+  for (const auto& use : observed.call->output()->uses()) {
+    const Node* list_user =
+        use.user->kind() == c10::prim::ListConstruct ? only_user(use.user->output()) : nullptr;
+    const Node* user = list_user == nullptr ? use.user : list_user;
+    if (find_row(user) != nullptr) {
+      return user;
+    }
+  }
+  return producer;
 }
 
 // Observers see nothing of a model of doubles or halves.

@@ -159,8 +159,9 @@ Place place_of(const Context& context, const Site& site) {
   Node* op = computing_op(value);
   const OpRow* row = find_row(op);
   // What has a weight does the function behind it too, and must not be torn from it.
-  const bool fits = row != nullptr && row->weight ? is_for_linears(site) && takes_factors(context, op, value)
-                                                  : is_float(context, value->node());
+  const bool fits = row != nullptr && row->weight()
+                        ? is_for_linears(site) && takes_factors(context, op, value)
+                        : is_float(context, value->node());
   return fits ? Place::Multiply : Place::Nowhere;
 }
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -175,3 +175,33 @@ def check_within_a_step(
 
 def _copies(attributes: Attributes | None) -> Attributes:
     return {path: copy.deepcopy(value) for path, value in (attributes or {}).items()}
+
+
+class LayerIr(NamedTuple):
+    """IR text in which `%y`, `%h` and `%c` come from an LSTM of two directions, and its attributes."""
+
+    text: str
+    attributes: Attributes
+
+
+def lstm(of: str, weights: Sequence[str], *, before: str = "", train: bool = False) -> LayerIr:
+    """An LSTM that takes `%of` and weights of these names, of 5 inputs and 4 hidden values.
+
+    `before` stands in front of it. The attributes are its matrices, `w0` to `w3`, and biases, `b0` to `b3`.
+    """
+    attributes: Attributes = {f"w{i}": torch.randn(16, (5, 4)[i % 2]) * 0.3 for i in range(4)}
+    attributes.update({f"b{i}": torch.randn(16) * 0.3 for i in range(4)})
+    reads = "".join(attribute(name) for name in attributes)
+    listed = ", ".join(f"%{name}" for i in (0, 2) for name in (*weights[i : i + 2], f"b{i}", f"b{i + 1}"))
+    text = f"""
+graph(%self, %x : Tensor, %h0 : Tensor):
+{reads}
+{before}
+{constants(yes=True, no=False, layers=1, zero=0.0, train=train)}
+  %hx : Tensor[] = prim::ListConstruct(%h0, %h0)
+  %weights : Tensor[] = prim::ListConstruct({listed})
+  %y : Tensor, %h : Tensor, %c : Tensor = aten::lstm(
+    %{of}, %hx, %weights, %yes, %layers, %zero, %train, %yes, %no)
+  %all : (Tensor, Tensor, Tensor) = prim::TupleConstruct(%y, %h, %c)
+  return (%all)"""
+    return LayerIr(text.replace("(\n    ", "("), attributes)

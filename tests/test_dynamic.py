@@ -162,6 +162,51 @@ def test_debug_shows_float_arithmetic(qconfig: QConfig) -> None:
     check_near(debug(x), quantized(model, qconfig)(x), 30)
 
 
+class Changed(nn.Module):
+    """A linear whose input changes in place behind it, before or after the relu that it could take along."""
+
+    def __init__(self, early: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+        self.early = early
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        if self.early:
+            x[0] = 100.0
+        y = torch.relu(y)
+        if not self.early:
+            x[0] = 100.0
+        return y
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_input_that_is_changed_in_place(early: bool) -> None:
+    """Test that a linear takes what its input was, and stays float where a change comes before its relu."""
+    model, x = Changed(early).eval(), torch.randn(4, 16)
+    made = quantized(model)
+    assert ("aten::linear" in ops_of(made)) == early
+    check_near(made(x.clone()), model(x.clone()))
+
+
+def test_a_result_that_is_changed_in_place() -> None:
+    """Test that what changes a part of the result changes the integer op's."""
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.linear(x)
+            y[:, :8].sigmoid_()
+            return y
+
+    model, x = Half().eval(), torch.randn(4, 16)
+    made = quantized(model, strict=["linear"])
+    check_near(made(x), model(x))
+
+
 def test_an_empty_batch() -> None:
     made = quantized(Net())
     assert made(torch.randn(0, 16)).shape == (0, 16)

@@ -14,6 +14,7 @@ import jitquant
 from jitquant.passes import PassOptions, run_pass
 from tests.graphs import Attributes, Run, graph_of, nodes_of, ops_of
 from tests.quantized_ir import (
+    QINT8,
     attribute,
     check_within_a_step,
     constants,
@@ -391,3 +392,28 @@ def test_the_pass_counts_what_it_packed() -> None:
     run = run_with("fuse_quantized", text, attributes)
     assert run_pass("fold_prepack", run.after) == 1
     assert run_pass("fold_prepack", run.after) == 0
+
+
+def test_what_is_packed_alike_is_packed_once() -> None:
+    """Test that two linears of one weight read one attribute, and one with another bias has its own."""
+    text = f"""
+graph(%self, %x : Tensor):
+{attribute("w")}
+{attribute("b")}
+{constants(none=None, scale=0.02, zero=0, dtype=QINT8, reduce=False)}
+  %q : Tensor = aten::quantize_per_tensor(%w, %scale, %zero, %dtype)
+  %p = quantized::linear_prepack(%q, %b)
+  %y : Tensor = quantized::linear_dynamic(%x, %p, %reduce)
+{attribute("b").replace("%b", "%b2")}
+  %q2 : Tensor = aten::quantize_per_tensor(%w, %scale, %zero, %dtype)
+  %p2 = quantized::linear_prepack(%q2, %b2)
+  %z : Tensor = quantized::linear_dynamic(%y, %p2, %reduce)
+  %p3 = quantized::linear_prepack(%q2, %none)
+  %r : Tensor = quantized::linear_dynamic(%z, %p3, %reduce)
+  return (%r)"""
+    run = run_with("fold_prepack", text, {"w": torch.randn(4, 4) * 0.3, "b": torch.randn(4)})
+    assert run.count == 3
+    reads = [node.s("name") for node in nodes_of(run.after, "prim::GetAttr")]
+    assert sorted(reads) == [f"{PREFIX}0", f"{PREFIX}0", f"{PREFIX}1"]
+    x = torch.randn(3, 4)
+    assert torch.equal(run.after(x), run.before(x))

@@ -21,6 +21,7 @@ from tests.quantized_ir import (
     constants,
     convolution,
     linear,
+    lstm,
     pair,
     quantize,
     run_with,
@@ -1000,3 +1001,67 @@ def test_a_linear_behind_a_range_of_each_call_is_fused(options: PassOptions, rel
     for factor in (0.1, 100.0):
         x = torch.randn(7, 6) * factor
         assert (run.before(x) - run.after(x)).abs().max() < 0.05 * factor
+
+
+def dynamic_lstm(half: bool = False) -> tuple[str, Attributes]:
+    """An LSTM of two directions whose input has the range of each call."""
+    before = constants(reduce=False, w_dtype=QINT8, w_zero=0, w_scale=0.01, x_dtype=QUINT8)
+    for i in range(4):
+        if half:
+            before += f"  %w{i}_d : Tensor = aten::_saturate_weight_to_fp16(%w{i})\n"
+        else:
+            before += f"  %w{i}_q : Tensor = aten::quantize_per_tensor(%w{i}, %w_scale, %w_zero, %w_dtype)\n"
+            before += f"  %w{i}_d : Tensor = aten::dequantize(%w{i}_q)\n"
+    before += (
+        "  %scale : float, %zero_point : int = aten::_choose_qparams_per_tensor(%x, %reduce)\n"
+        "  %xq : Tensor = aten::quantize_per_tensor(%x, %scale, %zero_point, %x_dtype)\n"
+        "  %xd : Tensor = aten::dequantize(%xq)\n"
+    )
+    layer = lstm("x" if half else "xd", [f"w{i}_d" for i in range(4)], before=before)
+    return layer.text, layer.attributes
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["8 bits", "16 bits"])
+def test_a_layer_becomes_one_op_of_packed_cells(half: bool) -> None:
+    """Test that all three results come from the integer op, which takes a cell for each direction."""
+    run = run_with(FUSE, *dynamic_lstm(half))
+    assert run.count == 1
+    ops = ops_of(run.after)
+    suffix = "_fp16" if half else ""
+    assert ops.count(f"quantized::linear_prepack{suffix}") == 4
+    assert ops.count(f"quantized::make_quantized_cell_params{suffix or '_dynamic'}") == 2
+    assert not {"aten::lstm", "aten::_choose_qparams_per_tensor", "aten::dequantize"} & set(ops)
+    (layer,) = nodes_of(run.after, "aten::quantized_lstm")
+    assert [len(output.uses()) for output in layer.outputs()] == [1, 1, 1]
+    assert [argument(layer, index) for index in (3, 9, 10)] == [True, 5 if half else QINT8, True]
+    x, h = torch.randn(6, 3, 5), torch.zeros(2, 3, 4)
+    for one, other in zip(run.after(x, h), run.before(x, h), strict=True):
+        assert (one - other).abs().max() < (1e-3 if half else 0.03)
+
+
+@pytest.mark.parametrize("op", ["gru_cell", "rnn_tanh_cell", "rnn_relu_cell"])
+def test_a_cell_without_biases_gets_zeros(op: str) -> None:
+    """Test that the stock op, which asks for biases, adds nothing."""
+    rows = 12 if op == "gru_cell" else 4
+    weight, attributes = weight_pair(torch.randn(rows, 4) * 0.3)
+    text = f"""
+graph(%self, %x : Tensor, %h : Tensor):
+{weight}
+{constants(reduce=True, x_dtype=QUINT8, none=None)}
+  %scale : float, %zero_point : int = aten::_choose_qparams_per_tensor(%x, %reduce)
+  %xq : Tensor = aten::quantize_per_tensor(%x, %scale, %zero_point, %x_dtype)
+  %xd : Tensor = aten::dequantize(%xq)
+  %y : Tensor = aten::{op}(%xd, %h, %weight_d, %weight_d, %none, %none)
+  return (%y)"""
+    run = run_with(FUSE, text, attributes)
+    assert run.count == 1
+    assert f"quantized::quantized_{op}_dynamic" in ops_of(run.after)
+    x, h = torch.randn(3, 4), torch.zeros(3, 4)
+    assert (run.after(x, h) - run.before(x, h)).abs().max() < 0.03
+
+
+def test_a_layer_of_which_one_matrix_is_float_stays_as_it_is() -> None:
+    text, attributes = dynamic_lstm()
+    run = run_with(FUSE, text.replace("(%w0_d, %w1_d,", "(%w0_d, %w1,"), attributes)
+    assert run.count == 0
+    assert "aten::lstm" in ops_of(run.after)

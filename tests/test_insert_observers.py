@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import FileCheck
 
-from jitquant.observers import MinMaxObserver, PerChannelMinMaxObserver, WeightMinMaxObserver
+from jitquant.observers import (
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    PlaceholderObserver,
+    WeightMinMaxObserver,
+)
 from jitquant.passes import PassOptions, parse_ir, run_pass
 from jitquant.pipeline import CANONICALIZE, run_passes
 from jitquant.qconfig import QConfig, make_observers
@@ -21,7 +26,7 @@ from tests.graphs import (
     ops_of,
     working_copy,
 )
-from tests.quantized_ir import constants
+from tests.quantized_ir import attribute, constants, lstm
 
 OBSERVE = "insert_observers"
 QCONFIG = QConfig(MinMaxObserver.with_args(), PerChannelMinMaxObserver.with_args())
@@ -694,3 +699,76 @@ def test_source_lines_and_paths_go_with_the_observers() -> None:
     module = prepared({"": QCONFIG})
     (behind_linear,) = [call for call in calls(module) if call.inputsAt(1).node().kind() == "aten::linear"]
     assert behind_linear.scopeName() == "head"
+
+
+# Recurrent layers
+
+DYNAMIC = QConfig(
+    PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True), WeightMinMaxObserver.with_args()
+)
+WEIGHTS = ["w0", "w1", "w2", "w3"]
+CELL = f"""
+graph(%self, %x : Tensor, %h : Tensor):
+{attribute("w")}
+{attribute("u")}
+{constants(none=None)}
+  %a : Tensor = aten::gru_cell(%x, %h, %w, %u, %none, %none)
+  %b : Tensor = aten::gru_cell(%x, %a, %w, %u, %none, %none)
+  return (%b)"""
+
+
+def test_the_input_and_each_matrix_of_a_layer_are_observed() -> None:
+    """Test that hidden states, biases and results are not, and that the numbers stay."""
+    layer = lstm("x", WEIGHTS)
+    module = observed(*layer, qconfig=DYNAMIC)
+    assert sorted(observed_kinds(module)) == ["prim::GetAttr"] * 4 + ["prim::Param"]
+    (node,) = nodes_of(module, "aten::lstm")
+    called = [value.node().kind() == "prim::CallMethod" for value in node.inputsAt(2).node().inputs()]
+    assert called == [True, True, False, False] * 2
+    assert node.inputsAt(0).node().kind() == "prim::CallMethod"
+    check_same_numbers(parse_ir(*layer), module, torch.randn(6, 3, 5), torch.zeros(2, 3, 4))
+
+
+def test_a_cell_that_is_called_twice_has_each_weight_observed_once() -> None:
+    attributes = {"w": torch.randn(12, 5), "u": torch.randn(12, 4)}
+    module = observed(CELL, attributes, DYNAMIC)
+    assert sorted(observed_kinds(module)) == ["prim::GetAttr"] * 2 + ["prim::Param"] * 2
+    first, second = nodes_of(module, "aten::gru_cell")
+    for index in (2, 3):
+        assert first.inputsAt(index) == second.inputsAt(index)
+    check_same_numbers(parse_ir(CELL, attributes), module, torch.randn(3, 5), torch.zeros(3, 4))
+
+
+def test_weights_in_two_branches_are_observed_in_each() -> None:
+    """Test that an observer in one branch is not used in the other, where it did not run."""
+    text = f"""
+graph(%self, %x : Tensor, %h : Tensor):
+{attribute("w")}
+{attribute("u")}
+{constants(none=None, one=1, five=5)}
+  %size : int = aten::size(%x, %one)
+  %some : bool = aten::eq(%size, %five)
+  %y : Tensor = prim::If(%some)
+    block0():
+      %a : Tensor = aten::gru_cell(%x, %h, %w, %u, %none, %none)
+      -> (%a)
+    block1():
+      %b : Tensor = aten::gru_cell(%h, %h, %u, %u, %none, %none)
+      -> (%b)
+  return (%y)"""
+    module = observed(text, {"w": torch.randn(12, 5), "u": torch.randn(12, 4)}, DYNAMIC)
+    assert sorted(observed_kinds(module)) == ["prim::GetAttr"] * 3 + ["prim::Param"] * 2
+    assert module(torch.randn(3, 5), torch.zeros(3, 4)).shape == (3, 4)
+
+
+@pytest.mark.parametrize("case", ["train", "static", "other list", "too many"])
+def test_layers_that_have_no_integer_op_are_not_observed(case: str) -> None:
+    """Test training, observers that record, a list that is used elsewhere, and one of projections."""
+    layer = lstm("x", WEIGHTS, train=case == "train")
+    text = layer.text
+    if case == "other list":
+        text = text.replace("  %all :", "  %count : int = aten::len(%weights)\n  %all :")
+    elif case == "too many":
+        text = text.replace("%b0, %b1,", "%b0, %b1, %w0,").replace("%b2, %b3)", "%b2, %b3, %w0)")
+    qconfig = QCONFIG if case == "static" else DYNAMIC
+    assert calls(observed(text, layer.attributes, qconfig)) == []

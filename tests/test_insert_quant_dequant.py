@@ -25,7 +25,7 @@ from jitquant.passes import parse_ir, run_pass
 from jitquant.pipeline import CANONICALIZE, run_passes
 from jitquant.qconfig import QConfig
 from tests.graphs import Attributes, graph_of, insert_observers, nodes_of, ops_of, working_copy
-from tests.quantized_ir import QINT8, QUINT8, attribute, constants
+from tests.quantized_ir import QINT8, QUINT8, attribute, constants, lstm
 
 INSERT = "insert_quant_dequant"
 QUANTIZES = ("aten::quantize_per_tensor", "aten::quantize_per_channel")
@@ -702,3 +702,35 @@ graph(%self, %x : Tensor):
     for factor in (0.1, 100.0):
         x = torch.randn(5, 6) * factor
         assert (module(x) - x @ weight.t()).abs().max() < 0.1 * factor
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["8 bits", "16 bits"])
+def test_each_matrix_of_a_layer_is_rounded(half: bool) -> None:
+    """Test that a layer's input is quantized at each call, and each matrix as its observer says."""
+    names = [f"w{i}o" for i in range(4)]
+    before = observe("xo", "x", 4) + "".join(observe(name, f"w{i}", i) for i, name in enumerate(names))
+    layer = lstm("xo", names, before=before)
+    kinds: dict[bool, Any] = {
+        True: PlaceholderObserver(dtype=torch.float16),
+        False: PlaceholderObserver(dtype=torch.quint8, is_dynamic=True),
+    }
+    weight_observer = PlaceholderObserver(dtype=torch.float16) if half else PerChannelMinMaxObserver()
+    observers = {f"_observer_{i}": torch.jit.script(weight_observer) for i in range(4)}
+    observers["_observer_4"] = torch.jit.script(kinds[half])
+    module = inserted(layer.text, {**layer.attributes, **observers})
+    ops = ops_of(module)
+    assert ops.count("aten::quantize_per_channel") == (0 if half else 4)
+    assert ops.count("aten::_saturate_weight_to_fp16") == (4 if half else 0)
+    assert ops.count("aten::_choose_qparams_per_tensor") == (0 if half else 1)
+    expected = parse_ir(*lstm("x", ["w0", "w1", "w2", "w3"])._replace(attributes=layer.attributes))
+    x, h = torch.randn(6, 3, 5), torch.zeros(2, 3, 4)
+    for one, other in zip(module(x, h), expected(x, h), strict=True):
+        assert (one - other).abs().max() < (1e-6 if half else 0.05)
+
+
+def test_a_matrix_with_nan_is_named_by_its_layer() -> None:
+    layer = lstm("x", ["w0", "w1", "w2o", "w3"], before=observe("w2o", "w2", 0))
+    layer.attributes["w2"][0, 0] = float("nan")
+    observers = {"_observer_0": torch.jit.script(WeightMinMaxObserver())}
+    with pytest.raises(QuantizationError, match=r"aten::lstm .*saw NaN or infinity"):
+        inserted(layer.text, {**layer.attributes, **observers})
