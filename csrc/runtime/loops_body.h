@@ -188,6 +188,57 @@ void weigh_lines_to(const uint8_t* const* in, const float* weights, Out* out, in
   });
 }
 
+// Zero and the numbers of a row, and NaN where one of them is NaN or infinite: zero times that is.
+struct RowRange {
+  float low;
+  float high;
+  float zero;
+};
+
+// In lanes: what is loaded behind the end is zero, which takes no part.
+inline RowRange range_of_row(const float* in, int64_t columns) {
+  const Numbers none = spread(0.0F);
+  const Numbers minus = spread(-1.0F);
+  Numbers high = none;
+  Numbers lowest = none;  // with its sign turned
+  Numbers zeros = none;
+  by_sixteen(columns, [&](int64_t i, int n) {
+    const Numbers x = load(in + i, n);
+    high = higher(high, x);
+    lowest = higher(lowest, times(x, minus));
+    zeros = times_plus(x, none, zeros);
+  });
+  return {-largest(lowest), largest(high), total(zeros)};
+}
+
+void quantize_rows(const float* in, uint8_t* out, int64_t rows, int64_t columns, float* scales,
+                   float* shifts) {
+  constexpr double kSmallest = 1e-30;  // whose inverse is a float
+  for (int64_t row = 0; row < rows; ++row, in += columns, out += columns) {
+    const RowRange range = range_of_row(in, columns);
+    const double step = (static_cast<double>(range.high) - static_cast<double>(range.low)) / 255;
+    const bool has_range = step >= kSmallest && range.zero == 0.0F;
+    const double scale = has_range ? step : 1;
+    const int zero_point = has_range ? static_cast<int>(-static_cast<double>(range.low) / scale + 0.5) : 0;
+    quantize(in, out, columns, static_cast<float>(1 / scale), zero_point);
+    scales[row] = static_cast<float>(scale) + range.zero;
+    shifts[row] = static_cast<float>(-scale * zero_point);
+  }
+}
+
+void begin_sums(const float* added, float factor, float* out, int64_t rows, int64_t columns,
+                const float* shifts, const float* zeros, const float* bias) {
+  const Numbers times_added = spread(factor);
+  for (int64_t row = 0; row < rows; ++row, out += columns) {
+    const Numbers shift = spread(shifts[row]);
+    by_sixteen(columns, [&](int64_t i, int n) {
+      const Numbers begun = times_plus(load(zeros + i, n), shift, load(bias + i, n));
+      store(added == nullptr ? begun : times_plus(load(added + i, n), times_added, begun), out + i, n);
+    });
+    added = added == nullptr ? nullptr : added + columns;
+  }
+}
+
 const Loops all = {kName,
                    quantize,
                    look_up,
@@ -202,4 +253,6 @@ const Loops all = {kName,
                    weigh_lines_to<uint8_t>,
                    weigh_lines_to<float>,
                    interleave3,
-                   quantize_columns};
+                   quantize_columns,
+                   quantize_rows,
+                   begin_sums};
