@@ -3,7 +3,10 @@
 //   %scale, %zero_point = aten::_choose_qparams_per_tensor(%x, %reduce_range)
 //   %q = aten::quantize_per_tensor(%x, %scale, %zero_point, %dtype)
 //   %d = aten::dequantize(%q)
-// or, of weights in half precision, aten::_saturate_weight_to_fp16 before the weight alone.
+// or, of weights in half precision, aten::_saturate_weight_to_fp16 before the weight alone; or, of bfloat16,
+//   %r = aten::to(%x, %bfloat16, ...)
+//   %d = aten::to(%r, %float, ...)
+// before both; or, where only the weight is integer, its quantize and dequantize, and a mark on the op.
 #pragma once
 
 #include <vector>
@@ -17,9 +20,11 @@ namespace jitquant {
 
 // What an observer that records nothing stands for.
 enum class Placeholder {
-  None,     // it is an observer that records
-  Dynamic,  // a value whose range is found at each call
-  Half,     // a weight in half precision, and the float value it is multiplied with
+  None,      // it is an observer that records
+  Dynamic,   // a value whose range is found at each call
+  Half,      // a weight in half precision, and the float value it is multiplied with
+  Bfloat16,  // a value that is rounded to bfloat16
+  Float,     // one that stays as it is, though the weight becomes integer
 };
 
 Placeholder placeholder_of(const torch::jit::Module& observer);
@@ -31,6 +36,13 @@ inline constexpr char kChooseQParams[] = "aten::_choose_qparams_per_tensor";
 inline constexpr char kSaturateToHalf[] = "aten::_saturate_weight_to_fp16";
 inline constexpr char kNoDynamicForm[] = "it has no dynamic form";
 inline constexpr char kOnlyDynamicForm[] = "it has a dynamic form only: quantize_dynamic_jit takes it";
+
+// An attribute of an op of which only the weight becomes integer.
+inline constexpr char kWeightOnly[] = "attr::weight_only";
+bool is_weight_only(const torch::jit::Node* node);
+
+// What is behind a value that was rounded to bfloat16 and made float again: the rounded one, or nullptr.
+torch::jit::Value* rounded_to_bfloat16(const torch::jit::Value* value);
 
 // The op that found the parameters of a dequantized value in the same call, or nullptr.
 torch::jit::Node* chooser_of(const torch::jit::Value* dequantized);
@@ -46,7 +58,8 @@ bool is_dynamic(torch::jit::Node* node, const OpRow& row);
 
 // What a target makes of ops whose inputs get their range at each call. As in the integer forms, and
 //   input           the float value itself,
-//   $reduce_range   whether to keep to 7 bits; not known of weights in half precision.
+//   $reduce_range   whether to keep to 7 bits; not known of weights that are no integers,
+//   $input16, $weight16, $bias16   in bfloat16, where the two first are rounded to that.
 const std::vector<IntegerForm>& dynamic_forms(const Target& target);
 const std::vector<IntegerForm>& quantized_dynamic_forms();
 const std::vector<IntegerForm>& native_dynamic_forms();
@@ -60,5 +73,11 @@ const IntegerForm* choose_dynamic_form(const Context& context, const Lowering& l
 
 // The form of linears with weights in half precision: the same on each target.
 IntegerForm half_linear();
+
+// Likewise where only the weight is integer: its file holds integers, and loading makes them float again.
+IntegerForm weight_only_linear();
+
+// Whether the input and the weight of a node are rounded to bfloat16.
+bool takes_bfloat16(const Context& context, const Lowering& lowering);
 
 }  // namespace jitquant

@@ -50,16 +50,33 @@ class PackedLinear:
     return None
 )";
 
+// The integers come back: what is rounded here is off by less than a thousandth. (torch.div has changed since
+// the version of these sources.)
+constexpr const char* kDequantizedRows = R"(
+class DequantizedRows:
+  packed : Tensor
+  scales : Tensor
+  def __getstate__(self: __torch__.jitquant.DequantizedRows) -> Tuple[Tensor, Tensor]:
+    integers = torch.round(torch.mul(self.packed, torch.reciprocal(torch.unsqueeze(self.scales, 1))))
+    return (torch.to(integers, 1), self.scales)
+  def __setstate__(self: __torch__.jitquant.DequantizedRows, state: Tuple[Tensor, Tensor]) -> NoneType:
+    integers, scales, = state
+    self.scales = scales
+    self.packed = torch.mul(torch.to(integers, 6), torch.unsqueeze(scales, 1))
+    return None
+)";
+
 struct Holder {
   const char* prepack;
   const char* class_name;
   const char* source;
+  int hints;  // the op's last arguments that the state leaves out: hints of the input's shape
 };
 
-// The last argument of these ops is a hint of the input's shape, which the state leaves out.
 constexpr Holder kHolders[]{
-    {"onednn::qconv_prepack", "__torch__.jitquant.PackedConv", kPackedConv},
-    {"onednn::qlinear_prepack", "__torch__.jitquant.PackedLinear", kPackedLinear},
+    {"onednn::qconv_prepack", "__torch__.jitquant.PackedConv", kPackedConv, 1},
+    {"onednn::qlinear_prepack", "__torch__.jitquant.PackedLinear", kPackedLinear, 1},
+    {"jitquant::dequantize_rows", "__torch__.jitquant.DequantizedRows", kDequantizedRows, 0},
 };
 
 constexpr uint64_t kOpVersion = 1;
@@ -68,9 +85,15 @@ constexpr uint64_t kOpVersion = 1;
 at::Tensor pack_rows(const at::Tensor& weight) { return weight.int_repr(); }
 at::Tensor pack_row_scales(const at::Tensor& scales) { return scales.to(at::kFloat).unsqueeze(1); }
 
+// What a linear of float inputs multiplies with; files have the integers (kDequantizedRows).
+at::Tensor dequantize_rows(const at::Tensor& integers, const at::Tensor& scales) {
+  return integers.to(at::kFloat) * scales.to(at::kFloat).unsqueeze(1);
+}
+
 TORCH_LIBRARY_FRAGMENT(jitquant, library) {
   library.def("pack_rows(Tensor weight) -> Tensor", pack_rows);
   library.def("pack_row_scales(Tensor scales) -> Tensor", pack_row_scales);
+  library.def("dequantize_rows(Tensor integers, Tensor scales) -> Tensor", dequantize_rows);
 }
 
 c10::ClassTypePtr class_in(const std::shared_ptr<torch::jit::CompilationUnit>& unit, const Holder& holder) {
@@ -96,7 +119,7 @@ std::optional<c10::IValue> make_packed_weight(const std::shared_ptr<torch::jit::
     if (prepack == c10::Symbol::fromQualString(holder.prepack)) {
       const auto type = class_in(unit, holder);
       auto object = c10::ivalue::Object::create(c10::StrongTypePtr(unit, type), type->numAttributes());
-      std::vector<c10::IValue> state(arguments.begin(), arguments.end() - 1);
+      std::vector<c10::IValue> state(arguments.begin(), arguments.end() - holder.hints);
       type->getMethod("__setstate__")({object, c10::ivalue::Tuple::create(std::move(state))});
       return object;
     }

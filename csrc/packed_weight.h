@@ -1,6 +1,6 @@
-// TorchScript objects that hold a weight packed for onednn::qconv_pointwise or onednn::qlinear_pointwise.
-// Their code is saved with the module, so stock torch loads it: __getstate__ gives the plain weight,
-// __setstate__ packs it.
+// TorchScript objects that hold a weight packed for onednn::qconv_pointwise or onednn::qlinear_pointwise, or
+// integers made float for aten::linear. Their code is saved with the module, so stock torch loads it:
+// __getstate__ gives the plain weight, __setstate__ packs it.
 #pragma once
 
 #include <memory>

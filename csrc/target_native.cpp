@@ -244,6 +244,10 @@ std::vector<IntegerForm> make_forms() {
   return forms;
 }
 
+std::string bfloat16_recipe(const std::string& run) {
+  return "kernel = jitquant::linear_bfloat16_prepack($weight16, bias, $activation, $sum);" + run;
+}
+
 std::string dynamic_recipe(const std::string& run) {
   return "integers = aten::int_repr(weight);"
          "kernel = jitquant::linear_dynamic_prepack(integers, $weight_scales, bias, $activation, $sum);" +
@@ -272,7 +276,14 @@ const std::vector<IntegerForm>& native_dynamic_forms() {
        .otherwise = "its weight is not symmetric",
        .takes_activation = true,
        .gives_float = true},
-      half_linear()};
+      half_linear(),
+      {.op = "aten::linear",
+       .recipe = bfloat16_recipe("jitquant::linear_bfloat16(input, kernel)"),
+       .sum_recipe = bfloat16_recipe("jitquant::linear_bfloat16_add(input, $other, kernel)"),
+       .suits = takes_bfloat16,
+       .takes_activation = true,
+       .gives_float = true},
+      weight_only_linear()};
   return made;
 }
 
@@ -338,12 +349,14 @@ const Target& native_target() {
                              .forms = forms,
                              .prepack_ops = {"jitquant::pack_rows",
                                              "jitquant::pack_row_scales",
+                                             "jitquant::dequantize_rows",
                                              "quantized::embedding_bag_prepack",
                                              "jitquant::conv_prepack",
                                              "jitquant::linear_prepack",
                                              "jitquant::linear_dynamic_prepack",
                                              "jitquant::recurrent_prepack",
                                              "quantized::linear_prepack",
+                                             "jitquant::linear_bfloat16_prepack",
                                              "quantized::linear_prepack_fp16",
                                              "quantized::make_quantized_cell_params_dynamic",
                                              "quantized::make_quantized_cell_params_fp16",

@@ -385,7 +385,11 @@ const std::vector<IntegerForm>& quantized_dynamic_forms() {
        .recipe = pack + "quantized::linear_dynamic(input, packed, $reduce_range)",
        .relu_recipe = pack + "quantized::linear_relu_dynamic(input, packed, $reduce_range)",
        .suits = takes_integer_weight},
-      half_linear()};
+      half_linear(),
+      {.op = "aten::linear",
+       .recipe = "product = aten::linear($input16, $weight16, $bias16); aten::to(product, float32)",
+       .suits = takes_bfloat16},
+      weight_only_linear()};
   return made;
 }
 
@@ -394,8 +398,9 @@ const Target& quantized_target() {
       .name = "quantized",
       .plain_integers = false,
       .forms = forms,
-      .prepack_ops = {"jitquant::pack_rows", "jitquant::pack_row_scales", "quantized::embedding_bag_prepack",
-                      "quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack",
+      .prepack_ops = {"jitquant::pack_rows", "jitquant::pack_row_scales", "jitquant::dequantize_rows",
+                      "quantized::embedding_bag_prepack", "quantized::conv1d_prepack",
+                      "quantized::conv2d_prepack", "quantized::conv3d_prepack",
                       "quantized::conv_transpose1d_prepack", "quantized::conv_transpose2d_prepack",
                       "quantized::conv_transpose3d_prepack", "quantized::linear_prepack",
                       "quantized::linear_prepack_fp16", "quantized::make_quantized_cell_params_dynamic",

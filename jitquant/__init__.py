@@ -23,11 +23,13 @@ from jitquant.observers import (  # noqa: E402
 from jitquant.profile import Profile, ProfiledOp, profile  # noqa: E402
 from jitquant.qconfig import (  # noqa: E402
     QConfig,
+    bfloat16_dynamic_qconfig,
     default_dynamic_qconfig,
     default_qconfig,
     float16_dynamic_qconfig,
     get_default_qconfig,
     per_channel_dynamic_qconfig,
+    weight_only_int8_qconfig,
 )
 from jitquant.qconfig_mapping import QConfigMapping  # noqa: E402
 from jitquant.quantizer import ComposedQuantizer, OpNode, Quantizer  # noqa: E402
@@ -59,6 +61,7 @@ __all__ = [
     "Summary",
     "WeightMinMaxObserver",
     "__version__",
+    "bfloat16_dynamic_qconfig",
     "check",
     "convert_dynamic_jit",
     "convert_jit",
@@ -79,4 +82,5 @@ __all__ = [
     "quantize_jit",
     "save_statistics",
     "summarize",
+    "weight_only_int8_qconfig",
 ]

@@ -34,7 +34,8 @@ def prepare_dynamic_jit(
 
     Args:
         qconfig_dict: as for ``prepare_jit``, with dynamic qconfigs: ``default_dynamic_qconfig``,
-            ``per_channel_dynamic_qconfig``, ``float16_dynamic_qconfig``, or torch.ao's of these names.
+            ``per_channel_dynamic_qconfig``, ``bfloat16_dynamic_qconfig``, ``float16_dynamic_qconfig``,
+            ``weight_only_int8_qconfig``, or torch.ao's of these names.
         model, inplace, target, methods, preserved_attrs, print_graphs, stop_after: as for ``prepare_jit``.
 
     Raises:

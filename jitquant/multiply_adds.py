@@ -15,6 +15,8 @@ from jitquant import _C
 
 __all__ = ["MultiplyAdds", "count_multiply_adds"]
 
+_OWN_FLOATING = "jitquant::linear_bfloat16"
+
 
 @dataclass(frozen=True)
 class MultiplyAdds:
@@ -39,8 +41,10 @@ def count_multiply_adds(module: torch.jit.ScriptModule, inputs: tuple[Any, ...])
         copy.deepcopy(module)(*inputs)
     # Kernels of jitquant's know what they did; the dispatcher does not show them.
     ops = _C.profile(_C.clone(module._c, share_tensors=False), inputs, 1)["ops"]
+    own = [(op["op"].startswith(_OWN_FLOATING), op["multiply_adds"] * op["calls"]) for op in ops]
     return MultiplyAdds(
-        counter.integer + sum(op["multiply_adds"] * op["calls"] for op in ops), counter.floating
+        counter.integer + sum(count for is_floating, count in own if not is_floating),
+        counter.floating + sum(count for is_floating, count in own if is_floating),
     )
 
 
@@ -56,8 +60,11 @@ class _Counter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         space, _, name = func._schema.name.partition("::")
         if space in ("quantized", "onednn") and name in _WEIGHTS:
-            weight = _WEIGHTS[name](args)
-            self.integer += _of_weight(weight, args[0], result, name)
+            count = _of_weight(_WEIGHTS[name](args), args[0], result, name)
+            if name.endswith("fp16"):
+                self.floating += count
+            else:
+                self.integer += count
         elif space == "aten" and name in _PRODUCTS:
             self.floating += _PRODUCTS[name](args, result)
         return result
@@ -90,6 +97,9 @@ for _base in (
 ):
     for _tail in ("", "_relu", "_add", "_add_relu"):
         _WEIGHTS[_base + _tail] = _unpacked(_base)
+
+for _name in ("dynamic", "relu_dynamic", "dynamic_fp16", "relu_dynamic_fp16"):
+    _WEIGHTS[f"linear_{_name}"] = _unpacked("linear")
 
 
 def _convolution(args: Any, result: Any) -> int:

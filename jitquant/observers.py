@@ -45,6 +45,7 @@ __all__ = [
 
 FLOAT32_EPS = torch.finfo(torch.float32).eps
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 INTEGER_RANGES = {torch.quint8: (0, 255), torch.qint8: (-128, 127)}
 PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
 PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
@@ -357,10 +358,11 @@ class WeightMinMaxObserver(MinMaxObserver):
 
 
 class PlaceholderObserver(Observer):
-    """Records nothing: it says that a value gets its range at each call, or that it is in half precision.
+    """Records nothing: it says that a value gets its range at each call, or in which precision it is.
 
     Args:
-        dtype: torch.quint8 or torch.qint8, or torch.float16 for weights (and what is multiplied with them).
+        dtype: torch.quint8 or torch.qint8; torch.float16 or torch.bfloat16 for weights (and what is
+            multiplied with them); torch.float32 for an activation that stays as it is.
         is_dynamic: whether the value is an activation whose range is found at each call.
 
     Raises:
@@ -389,17 +391,17 @@ class PlaceholderObserver(Observer):
 
     def extra_repr(self) -> str:
         dynamic = "dynamic " if self.is_dynamic else ""
-        if self.dtype == torch.float16:
-            return f"{dynamic}float16"
+        if self.dtype in FLOATS:
+            return dynamic + str(self.dtype).removeprefix("torch.")
         return f"{dynamic}{super().extra_repr()}"
 
     def _checked_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        return dtype if dtype == torch.float16 else super()._checked_dtype(dtype)
+        return dtype if dtype in FLOATS else super()._checked_dtype(dtype)
 
     def _integer_range(
         self, reduce_range: bool, quant_min: int | None, quant_max: int | None
     ) -> tuple[int, int]:
-        if self.dtype == torch.float16:
+        if self.dtype in FLOATS:
             return 0, 0
         return super()._integer_range(reduce_range, quant_min, quant_max)
 

@@ -21,6 +21,7 @@ from jitquant.observers import (
 __all__ = [
     "QConfig",
     "as_qconfig",
+    "bfloat16_dynamic_qconfig",
     "check_kinds",
     "default_dynamic_qconfig",
     "default_qconfig",
@@ -29,8 +30,15 @@ __all__ = [
     "make_observers",
     "per_channel_dynamic_qconfig",
     "saturates",
+    "weight_only_int8_qconfig",
 ]
 
+DYNAMIC_DTYPES = (  # of activations and weights
+    (torch.quint8, torch.qint8),
+    (torch.float16, torch.float16),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float32, torch.qint8),
+)
 BACKENDS = ("fbgemm", "x86", "onednn", "qnnpack")
 
 
@@ -153,13 +161,14 @@ def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
         remedy = "call quantize_dynamic_jit, or choose a qconfig such as jitquant.default_qconfig"
         return f"{cause}; {remedy}" if is_dynamic else None
     remedy = "choose jitquant.default_dynamic_qconfig or another dynamic one"
-    if not is_dynamic:
+    dtypes = tuple(getattr(part, "dtype", None) for part in (activation, weight))
+    if not is_dynamic and dtypes[0] != torch.float32:
         cause = f"its activation observer, {type(activation).__name__}, is one that has to be calibrated"
         return f"{cause}; {remedy}, or call quantize_jit"
-    dtypes = tuple(getattr(part, "dtype", None) for part in (activation, weight))
-    if dtypes not in ((torch.quint8, torch.qint8), (torch.float16, torch.float16)):
+    if dtypes not in DYNAMIC_DTYPES:
         cause = f"no op takes activations of {dtypes[0]} and weights of {dtypes[1]}"
-        return f"{cause}; pass torch.quint8 and torch.qint8, or torch.float16 for both"
+        pairs = ", ".join(f"({a}, {w})" for a, w in DYNAMIC_DTYPES)
+        return f"{cause}; pass one of {pairs}"
     return None
 
 
@@ -220,4 +229,11 @@ per_channel_dynamic_qconfig = QConfig(_of_each_call, PerChannelMinMaxObserver.wi
 float16_dynamic_qconfig = QConfig(
     PlaceholderObserver.with_args(dtype=torch.float16, is_dynamic=True),
     PlaceholderObserver.with_args(dtype=torch.float16),
+)
+bfloat16_dynamic_qconfig = QConfig(
+    PlaceholderObserver.with_args(dtype=torch.bfloat16, is_dynamic=True),
+    PlaceholderObserver.with_args(dtype=torch.bfloat16),
+)
+weight_only_int8_qconfig = QConfig(
+    PlaceholderObserver.with_args(dtype=torch.float32), PerChannelMinMaxObserver.with_args()
 )

@@ -165,7 +165,8 @@ class Fuser {
     Lowering lowering = collect_dynamic(chain, row, slot.value(), before);
     const IntegerForm* form = choose_dynamic_form(context_, lowering);
     if (form == nullptr) {
-      return {"", find_dynamic_form(target_, row)->otherwise};
+      const std::string reason = find_dynamic_form(target_, row)->otherwise;
+      return {"", reason.empty() ? "no dynamic op takes its input and its weight as they are" : reason};
     }
     const bool is_relu = chain.activation != nullptr && chain.activation->kind() == c10::aten::relu;
     const bool takes_relu = chain.add == nullptr && is_relu && !form->relu_recipe.empty();
@@ -204,7 +205,26 @@ class Fuser {
       lowering.names["input"] = chooser->input(0);
       lowering.names["$reduce_range"] = chooser->input(1);
     }
+    if (Value* rounded = rounded_to_bfloat16(input)) {
+      add_bfloat16(lowering, row, rounded, before);
+    }
     return lowering;
+  }
+
+  static void add_bfloat16(Lowering& lowering, const OpRow& row, Value* rounded, Node* before) {
+    auto& names = lowering.names;
+    Value* weight =
+        row.weight() ? rounded_to_bfloat16(lowering.node->namedInput(*row.weight())) : nullptr;
+    if (weight == nullptr) {
+      return;
+    }
+    Value* bias = lowering.node->namedInput("bias");
+    const bool has_bias = bias->type()->isSubtypeOf(*c10::TensorType::get());
+    Value* dtype = constant(before, static_cast<int64_t>(at::kBFloat16));
+    names["input"] = rounded->node()->input(0);
+    names["$input16"] = rounded;
+    names["$weight16"] = weight;
+    names["$bias16"] = has_bias ? insert_op(before, before, "aten::to", {bias, dtype}) : bias;
   }
 
   static std::string why_float(const Value* input) {

@@ -9,7 +9,8 @@
 // The fused op writes its result into the memory of %z. Left alone, therefore: an add whose other operand is
 // used later, or by something that is no integer op, or did not come from one, or is not sure to have the
 // same shape; and other engines, which have no such op. On the native target the two are one op from the
-// start, and the same conditions decide whether it may overwrite %z (jitquant::conv2d_add_) or takes a copy.
+// start, and the same conditions decide whether it may overwrite %z (jitquant::conv2d_add_) or takes a copy;
+// there %z may be what a float op gave as well, if that is sure to have memory of its own.
 
 #include <algorithm>
 
@@ -76,11 +77,16 @@ bool has_shape_of(const Context& context, const Value* value, const Node* conv) 
   return false;
 }
 
+// Float ops before a residual, of which the result is never a view of what they take.
+bool gives_own_memory(const Node* node) {
+  return is_op(node, {"aten::layer_norm", "aten::add", "aten::linear", "aten::embedding"});
+}
+
 // Whether nobody would see the memory of `value` change at the add: it came from an integer op of the same
 // block, which gave it memory of its own, and the other integer ops that use it, none of which gives a view
 // of it, are done by then.
 bool may_be_overwritten(const Value* value, Node* add) {
-  return value->node()->kind().ns() == add->kind().ns() &&
+  return (value->node()->kind().ns() == add->kind().ns() || gives_own_memory(value->node())) &&
          value->node()->owningBlock() == add->owningBlock() &&
          std::all_of(value->uses().begin(), value->uses().end(), [&](const auto& use) {
            return use.user == add || asks_for_shape(use.user) ||
@@ -112,8 +118,9 @@ bool fuse(const Context& context, Node* add) {
 
 // On the native target the two are one op already. Where it may, it takes the memory of what it adds.
 bool write_in_place(Node* conv) {
-  if (!is_op(conv, {"jitquant::conv1d_add", "jitquant::conv2d_add", "jitquant::conv3d_add",
-                    "jitquant::linear_add"}) ||
+  if (!is_op(conv,
+             {"jitquant::conv1d_add", "jitquant::conv2d_add", "jitquant::conv3d_add", "jitquant::linear_add",
+              "jitquant::linear_dynamic_add", "jitquant::linear_bfloat16_add"}) ||
       conv->input(0) == conv->input(1) || !may_be_overwritten(conv->input(1), conv)) {
     return false;
   }

@@ -99,7 +99,7 @@ class Inserter {
       fence(node, tensor_outputs(node));
       return {"", "its qconfig is None"};
     }
-    if (placeholder_of(observers->second->activation) != Placeholder::None) {
+    if (is_for_dynamic_form(*row, placeholder_of(observers->second->activation))) {
       return observe_inputs(node, *row, *observers->second);
     }
     if (absorbed_.count(node) != 0) {
@@ -107,6 +107,12 @@ class Inserter {
     }
     return row->output == Output::SameAsInput ? pass_on(node, *row)
                                               : observe_op(node, *row, *observers->second);
+  }
+
+  // An embedding takes no activations, so that its observer may be a placeholder for float ones.
+  bool is_for_dynamic_form(const OpRow& row, Placeholder placeholder) const {
+    return placeholder == Placeholder::Float ? find_dynamic_form(context_.target(), row) != nullptr
+                                             : placeholder != Placeholder::None;
   }
 
   // Why an op with a row stays float whatever came before it, or nothing.

@@ -14,8 +14,9 @@
 //   %q.1 : Tensor = aten::quantize_per_tensor(%y, %_scale_0, %_zero_point_0, %dtype)
 //   %y.1 : Tensor = aten::dequantize(%q.1)
 //
-// A placeholder becomes quantize and dequantize with the range of each call, or before a weight of half
-// precision what keeps it within that; csrc/dynamic.h shows both.
+// A placeholder becomes quantize and dequantize with the range of each call, or casts to bfloat16 and back,
+// or before a weight of half precision what keeps it within that, or where only the weight is integer a mark
+// on the op; csrc/dynamic.h shows all.
 //
 // Refused: a module without observers, observers of which none has seen data, and values that were NaN or
 // infinite. Left float, with a warning: values on a path that calibration did not take, and those that turned
@@ -155,6 +156,10 @@ class Inserter {
     } else if (observed.placeholder == Placeholder::Half && context_.static_tensor(value)) {
       result = insert_op(observed.call, observed.call, kSaturateToHalf, {value});
       ++count_;
+    } else if (observed.placeholder == Placeholder::Bfloat16) {
+      result = round_to_bfloat16(observed.call, value);
+    } else if (observed.placeholder == Placeholder::Float) {
+      mark_takers(observed.call->output());
     } else if (observed.params) {
       result = quantize(observed.call, value, params_for_kernel(observed));
     }
@@ -237,6 +242,25 @@ class Inserter {
                   insert_op(before, before, "aten::quantize_per_tensor",
                             {value, choose->output(0), choose->output(1), dtype}),
                   before);
+  }
+
+  Value* round_to_bfloat16(Node* before, Value* value) {
+    auto cast = [&](Value* from, at::ScalarType to) {
+      return insert_op(before, before, "aten::to", {from, constant(before, static_cast<int64_t>(to))});
+    };
+    ++count_;
+    Value* result = cast(cast(value, at::kBFloat16), at::kFloat);
+    result->setType(value->type());
+    return result;
+  }
+
+  void mark_takers(Value* value) const {
+    for (const auto& use : value->uses()) {
+      const OpRow* row = find_row(use.user);
+      if (row != nullptr && row->weight() && find_dynamic_form(context_.target(), *row) != nullptr) {
+        use.user->i_(c10::Symbol::fromQualString(kWeightOnly), 1);
+      }
+    }
   }
 
   void quantize_like(Value* output, Node* node, const OpRow& row, const Node* source) {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import QConfig, QuantizationError, quantize_dynamic_jit
+from jitquant.multiply_adds import count_multiply_adds
 from jitquant.observers import PerChannelMinMaxObserver, PlaceholderObserver, WeightMinMaxObserver
 from tests.graphs import ops_of, saved_and_loaded
 from tests.marks import needs_native
@@ -24,6 +25,8 @@ FULL = PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True)
 PER_TENSOR = QConfig(REDUCED, WeightMinMaxObserver)
 PER_CHANNEL = QConfig(REDUCED, PerChannelMinMaxObserver)
 HALF = jitquant.float16_dynamic_qconfig
+BFLOAT16 = jitquant.bfloat16_dynamic_qconfig
+WEIGHT_ONLY = jitquant.weight_only_int8_qconfig
 SHAPES = [(3, 16), (2, 5, 16)]
 
 
@@ -135,7 +138,7 @@ def test_linears_in_branches_and_loops(shape: tuple[int, ...]) -> None:
     check_near(made(x), model(x), 20)
 
 
-@pytest.mark.parametrize("qconfig", [PER_CHANNEL, HALF], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("qconfig", [PER_CHANNEL, HALF, BFLOAT16, WEIGHT_ONLY])
 def test_a_file_runs_without_jitquant(tmp_path: Path, qconfig: QConfig) -> None:
     made, x = quantized(Net(), qconfig), torch.randn(4, 16)
     assert torch.equal(saved_and_loaded(made)(x), made(x))
@@ -150,15 +153,15 @@ def test_a_file_runs_without_jitquant(tmp_path: Path, qconfig: QConfig) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
-@pytest.mark.parametrize("qconfig", [PER_TENSOR, PER_CHANNEL, HALF])
+@pytest.mark.parametrize("qconfig", [PER_TENSOR, PER_CHANNEL, HALF, BFLOAT16, WEIGHT_ONLY])
 def test_debug_shows_float_arithmetic(qconfig: QConfig) -> None:
     """Test that debug=True stops before fusion and gives nearly the same numbers."""
     model, x = Net(), torch.randn(4, 16)
     debug = quantized(model, qconfig, debug=True)
     ops = ops_of(debug)
     assert "aten::linear" in ops
-    expected = "aten::_saturate_weight_to_fp16" if qconfig is HALF else "aten::_choose_qparams_per_tensor"
-    assert expected in ops
+    shown = {HALF: "aten::_saturate_weight_to_fp16", BFLOAT16: "aten::to", WEIGHT_ONLY: "aten::dequantize"}
+    assert shown.get(qconfig, "aten::_choose_qparams_per_tensor") in ops
     check_near(debug(x), quantized(model, qconfig)(x), 30)
 
 
@@ -252,6 +255,12 @@ def code_of(model: torch.jit.ScriptModule) -> bytes:
         ("prepare_jit", jitquant.default_dynamic_qconfig, "linear at .*(first).*call quantize_dynamic_jit"),
         ("prepare_jit", ao.float16_dynamic_qconfig, "records nothing"),
         ("prepare_dynamic_jit", QConfig(REDUCED, HALF.weight), "no op takes activations of torch.quint8"),
+        (
+            "prepare_dynamic_jit",
+            QConfig(BFLOAT16.activation, HALF.weight),
+            "bfloat16 and weights of .*16; pass",
+        ),
+        ("prepare_jit", BFLOAT16, "records nothing"),
     ],
 )
 def test_a_qconfig_of_the_other_kind_is_refused(call: str, qconfig: Any, words: str) -> None:
@@ -273,7 +282,8 @@ def test_a_placeholder_is_described_and_has_no_scale() -> None:
     assert repr(observer) == "PlaceholderObserver(dynamic per tensor affine quint8, 0 to 255)"
     with pytest.raises(RuntimeError, match="no scale beforehand"):
         observer.calculate_qparams()
-    assert repr(PlaceholderObserver(dtype=torch.float16)) == "PlaceholderObserver(float16)"
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        assert repr(PlaceholderObserver(dtype=dtype)) == f"PlaceholderObserver({str(dtype).split('.')[1]})"
     with pytest.raises(TypeError, match="pass True or False"):
         PlaceholderObserver(is_dynamic=1)  # type: ignore[arg-type]
 
@@ -288,7 +298,9 @@ class Tails(nn.Module):
         self.added = len(added) > 0
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        y = self.linear(x)
+        return self.behind(self.linear(x), other)
+
+    def behind(self, y: Tensor, other: Tensor) -> Tensor:
         if self.added:
             y = y + other
         if self.activation == "relu":
@@ -302,6 +314,13 @@ class Tails(nn.Module):
         return y
 
 
+def row_by_row(linear: nn.Linear, x: Tensor) -> Tensor:
+    """What debug mode gives of each row alone, so that each has its own range."""
+    debug = quantized(nn.Sequential(linear), QConfig(FULL, PerChannelMinMaxObserver), debug=True)
+    rows = [debug(row) for row in x.reshape(-1, 16)]
+    return torch.stack(rows).reshape(*x.shape[:-1], -1) if rows else linear(x)
+
+
 @needs_native
 @pytest.mark.parametrize("added", [(), (2, 5, 16), (5, 16), (3, 1, 5, 16)], ids=str)
 @pytest.mark.parametrize("activation", ["", "relu", "gelu", "silu", "mul"])
@@ -311,8 +330,8 @@ def test_the_native_kernel_takes_what_follows_along(activation: str, added: tupl
     made = quantized(model, PER_CHANNEL, target="native")
     computing = [op for op in ops_of(made) if op.startswith(("aten", "jitquant"))]
     assert computing == ["jitquant::linear_dynamic_add" if added else "jitquant::linear_dynamic"]
-    debug = quantized(model, QConfig(FULL, PerChannelMinMaxObserver), target="native", debug=True)
-    torch.testing.assert_close(made(x, other), debug(x, other), rtol=1e-3, atol=2e-3)
+    expected = model.behind(row_by_row(model.linear, x), other)
+    torch.testing.assert_close(made(x, other), expected, rtol=1e-3, atol=2e-3)
 
 
 @needs_native
@@ -320,13 +339,9 @@ def test_the_native_kernel_takes_what_follows_along(activation: str, added: tupl
 def test_the_native_kernel_takes_any_leading_dimensions(shape: tuple[int, ...]) -> None:
     model, x = nn.Sequential(nn.Linear(16, 8)).eval(), torch.randn(shape)
     made = quantized(model, PER_CHANNEL, target="native")
-    # ATen finds no range of nothing.
-    debug = quantized(model, QConfig(FULL, PerChannelMinMaxObserver), debug=True)
-    expected = debug if x.numel() > 0 else model
     for scale in (1.0, 100.0, 0.0, -1.0):
-        torch.testing.assert_close(
-            made(x * scale), expected(x * scale), rtol=1e-3, atol=1e-3 * (1 + abs(scale))
-        )
+        expected = row_by_row(model[0], x * scale)
+        torch.testing.assert_close(made(x * scale), expected, rtol=1e-3, atol=1e-3 * (1 + abs(scale)))
     assert torch.equal(saved_and_loaded(made)(x), made(x))
 
 
@@ -347,6 +362,88 @@ def test_the_native_kernel_refuses_what_it_cannot_take() -> None:
         made(torch.randn(2, 4))
     with pytest.raises(RuntimeError, match="has to be float32"):
         made(torch.randn(2, 16).double())
+
+
+def file_size(model: torch.jit.ScriptModule) -> int:
+    return len(code_of(model))
+
+
+TARGETS = ["quantized", pytest.param("native", marks=needs_native)]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("qconfig", "share", "decibels"), [(BFLOAT16, 0.55, 40), (WEIGHT_ONLY, 0.3, 36)])
+def test_smaller_weights_with_float_sums(
+    target: str, qconfig: QConfig, share: float, decibels: float
+) -> None:
+    """Test the size of the file, the numbers, and that loading gives the same ones, on either target."""
+    model = nn.Sequential(nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 256)).eval()
+    x = torch.randn(2, 5, 256)
+    made = quantized(model, qconfig, target=target, strict=["linear"])
+    check_near(made(x), model(x), decibels)
+    assert torch.equal(saved_and_loaded(made)(x), made(x))
+    assert file_size(made) < share * file_size(torch.jit.script(model))
+    again = saved_and_loaded(saved_and_loaded(made))
+    assert torch.equal(again(x), made(x))
+
+
+@needs_native
+@pytest.mark.parametrize("activation", ["", "relu", "gelu", "mul"])
+def test_bfloat16_takes_along_what_follows_on_the_native_target(activation: str) -> None:
+    model, x, other = Tails(activation, (2, 5, 16)).eval(), torch.randn(2, 5, 16), torch.randn(2, 5, 16)
+    made = quantized(model, BFLOAT16, target="native")
+    computing = [op for op in ops_of(made) if op.startswith(("aten", "jitquant"))]
+    assert computing == ["jitquant::linear_bfloat16_add"]
+    debug = quantized(model, BFLOAT16, debug=True)
+    torch.testing.assert_close(made(x, other), debug(x, other), rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_weight_is_integer_beside_static_linears() -> None:
+    """Test that a placeholder for float activations asks for no calibration, and the others get theirs."""
+    model, x = Net().eval(), torch.randn(4, 16)
+    qconfigs = {"first": WEIGHT_ONLY, "second": jitquant.get_default_qconfig()}
+    made = jitquant.quantize_jit(torch.jit.script(model), qconfigs, lambda prepared: prepared(x), [])
+    rows = {row.module: row.becomes for row in jitquant.summarize(made).ops if row.op == "aten::linear"}
+    assert rows["first"] == "aten::linear"
+    assert rows["second"].startswith(("quantized::", "onednn::"))
+    check_near(made(x), model(x), 25)
+
+
+class Residual(nn.Module):
+    """A sum of a layer norm and two linears behind it."""
+
+    def __init__(self, returns_norm: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.first = nn.Linear(16, 32)
+        self.second = nn.Linear(32, 16)
+        self.returns_norm = returns_norm
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.norm(x)
+        z = self.second(torch.relu(self.first(y))) + y
+        return z, y if self.returns_norm else z
+
+
+@needs_native
+@pytest.mark.parametrize("qconfig", [PER_CHANNEL, BFLOAT16])
+@pytest.mark.parametrize("returned", [False, True])
+def test_a_residual_is_overwritten_where_nobody_sees_it(qconfig: QConfig, returned: bool) -> None:
+    model, x = Residual(returned).eval(), torch.randn(3, 16)
+    made = quantized(model, qconfig, target="native")
+    assert any(op.endswith("_add_") for op in ops_of(made)) is not returned
+    for found, expected in zip(made(x), model(x), strict=True):
+        check_near(found, expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_multiply_adds_are_counted(target: str) -> None:
+    model, x = nn.Sequential(nn.Linear(16, 8)).eval(), torch.randn(4, 16)
+    for qconfig in (PER_CHANNEL, BFLOAT16, HALF, WEIGHT_ONLY):
+        made = quantized(model, qconfig, target=target)
+        counted = count_multiply_adds(made, (x,))
+        assert counted.whole == 4 * 16 * 8
+        assert counted.integer_share == (1 if qconfig is PER_CHANNEL else 0)
 
 
 @needs_native

@@ -1065,3 +1065,37 @@ def test_a_layer_of_which_one_matrix_is_float_stays_as_it_is() -> None:
     run = run_with(FUSE, text.replace("(%w0_d, %w1_d,", "(%w0_d, %w1,"), attributes)
     assert run.count == 0
     assert "aten::lstm" in ops_of(run.after)
+
+
+def bfloat16_linear(rounded_input: bool) -> tuple[str, Attributes]:
+    """A linear of which the weight, and the input where asked for, go to bfloat16 and back."""
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(none=None, no=False, bfloat16=15, float=6)}
+{attribute("weight")}
+  %weight_r : Tensor = aten::to(%weight, %bfloat16, %no, %no, %none)
+  %weight_d : Tensor = aten::to(%weight_r, %float, %no, %no, %none)
+  %xr : Tensor = aten::to(%x, %bfloat16, %no, %no, %none)
+  %xd : Tensor = aten::to(%xr, %float, %no, %no, %none)
+  %y : Tensor = aten::linear(%{"xd" if rounded_input else "x"}, %weight_d, %none)
+  return (%y)"""
+    return text, {"weight": torch.randn(5, 6)}
+
+
+@pytest.mark.parametrize("options", [PassOptions(), pytest.param(NATIVE, marks=needs_native)], ids=str)
+def test_a_linear_of_numbers_rounded_to_bfloat16_is_fused(options: PassOptions) -> None:
+    """Test that it becomes an op on bfloat16: of ATen's, whose result is rounded too, or of our own."""
+    run = run_with(FUSE, *bfloat16_linear(rounded_input=True), options)
+    assert run.count == 1
+    ops = ops_of(run.after)
+    assert ("jitquant::linear_bfloat16" if options is NATIVE else "aten::linear") in ops
+    x = torch.randn(7, 6)
+    tolerance = 1e-5 if options is NATIVE else 2**-8
+    torch.testing.assert_close(run.after(x), run.before(x), rtol=tolerance, atol=tolerance)
+
+
+def test_a_linear_of_a_float_input_and_a_rounded_weight_stays_float() -> None:
+    run = run_with(FUSE, *bfloat16_linear(rounded_input=False))
+    assert run.count == 0
+    x = torch.randn(7, 6)
+    assert torch.equal(run.before(x), run.after(x))

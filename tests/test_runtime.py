@@ -638,7 +638,9 @@ def test_conv_adds_one_value_for_each_channel() -> None:
 @pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "AVX512_CORE_VNNI"])
 def test_loops_of_other_processors(instructions: str) -> None:
     """Test the loops of each instruction set: the environment takes the newer ones away."""
-    loops = "softmax or cat or channel_shuffle or test_activation or quantize or broadcast_on_either"
+    loops = (
+        "softmax or cat or channel_shuffle or test_activation or quantize or broadcast_on_either or bfloat16"
+    )
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", loops],
         capture_output=True, text=True, check=False, env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions},
@@ -646,19 +648,111 @@ def test_loops_of_other_processors(instructions: str) -> None:
     assert result.returncode == 0, result.stdout[-2000:]
 
 
-@pytest.mark.parametrize("shape", [(3, 40), (2, 5, 40), (0, 40), (40,)])
+def dynamic_kernel(bias: bool = True, activation: str = "", sum_: str = ""):
+    """The kernel of a linear of 40 to 24, and the weight and the bias that it stands for."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (24, 40), dtype=torch.int8, generator=generator)
+    scales = torch.rand(24, generator=generator) * 0.01 + 0.001
+    shift = torch.randn(24, generator=generator) if bias else None
+    kernel = OPS.linear_dynamic_prepack(weight, scales, shift, activation, sum_)
+    return kernel, weight * scales[:, None], shift
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (2, 5, 40), (0, 40), (40,), (1, 40), (17, 40)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_dynamic(shape: tuple[int, ...], bias: bool) -> None:
-    """Test that the input is rounded with its own range at each call, whatever the call before had."""
-    weight = torch.randint(-127, 128, (24, 40), dtype=torch.int8)
-    scales = torch.rand(24) * 0.01 + 0.001
-    shift = torch.randn(24) if bias else None
-    kernel = OPS.linear_dynamic_prepack(weight, scales, shift, "", "")
+    """Test that each row is rounded with its own range at each call, whatever the call before had."""
+    kernel, weight, shift = dynamic_kernel(bias)
     for size in (1e-3, 1.0, 300.0):
         x = torch.randn(shape) * size
-        expected = nn.functional.linear(x, weight * scales[:, None], shift)
+        expected = nn.functional.linear(x, weight, shift)
         found = OPS.linear_dynamic(x, kernel)
         assert found.shape == expected.shape
-        step = float(x.max() - x.min()) / 255 if x.numel() else 0.0
-        allowed = 0.51 * step * (weight.abs() * scales[:, None]).sum(1).max() + 1e-5
-        assert x.numel() == 0 or (found - expected).abs().max() <= allowed + step
+        if x.numel() > 0:
+            steps = (x.amax(-1).clamp(min=0) - x.amin(-1).clamp(max=0)) / 255
+            allowed = 0.51 * steps * weight.abs().sum(1).max() + 1e-5
+            assert ((found - expected).abs().amax(-1) <= allowed).all()
+
+
+def test_linear_dynamic_rounds_no_row_by_another() -> None:
+    """Test that a row gives the same numbers bit for bit, whatever large numbers the other rows have."""
+    kernel, _, _ = dynamic_kernel(activation="gelu")
+    x = torch.randn(8, 40)
+    alone = torch.stack([OPS.linear_dynamic(row, kernel) for row in x])
+    assert torch.equal(OPS.linear_dynamic(x, kernel), alone)
+    x[3] *= 1000
+    changed = OPS.linear_dynamic(x, kernel)
+    assert torch.equal(changed[[0, 1, 2, 4, 5, 6, 7]], alone[[0, 1, 2, 4, 5, 6, 7]])
+
+
+def test_linear_dynamic_of_rows_of_zeros_and_of_what_is_no_number() -> None:
+    """Test that zeros give the bias, and that NaN and infinity stay in their row."""
+    kernel, weight, shift = dynamic_kernel()
+    x = torch.randn(6, 40)
+    x[1], x[2, 39], x[3, 0], x[4, 17] = 0, torch.nan, torch.inf, -torch.inf
+    found = OPS.linear_dynamic(x, kernel)
+    assert torch.equal(found[1], shift)
+    assert found[2:5].isnan().all()
+    torch.testing.assert_close(
+        found[[0, 5]], nn.functional.linear(x[[0, 5]], weight, shift), rtol=0, atol=0.1
+    )
+    tiny = torch.full((2, 40), 1e-37)
+    torch.testing.assert_close(OPS.linear_dynamic(tiny, kernel), shift.expand(2, 24))
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "bfloat16"])
+@pytest.mark.parametrize("activation", ["", "gelu", "linear,0.5,3", "clip,-1,1"])
+def test_a_linear_adds_in_place_and_apart(kind: str, activation: str) -> None:
+    """Test the same numbers with the sum in the operand's memory, beside it, larger, and of another type."""
+    weight, shift = torch.randn(24, 40) * 0.2, torch.randn(24)
+    if kind == "bfloat16":
+        kernels = {
+            how: OPS.linear_bfloat16_prepack(weight.bfloat16(), shift, activation, how)
+            for how in ("", "copy", "in_place")
+        }
+        run, add = OPS.linear_bfloat16, OPS.linear_bfloat16_add
+    else:
+        kernels = {how: dynamic_kernel(True, activation, how)[0] for how in ("", "copy", "in_place")}
+        run, add = OPS.linear_dynamic, OPS.linear_dynamic_add
+    plain = dynamic_kernel()[0] if kind == "dynamic" else None
+    if plain is None:
+        plain = OPS.linear_bfloat16_prepack(weight.bfloat16(), shift, "", "")
+    functions = {
+        "": lambda y: y,
+        "gelu": nn.functional.gelu,
+        "linear,0.5,3": lambda y: y * 0.5 + 3,
+        "clip,-1,1": lambda y: y.clamp(-1, 1),
+    }
+    x, other = torch.randn(2, 5, 40), torch.randn(2, 5, 24)
+    for added in (other, other[:1, 2:3], other.transpose(0, 1).contiguous().transpose(0, 1)):
+        kept = added.clone()
+        expected = functions[activation](run(x, plain) + added)
+        torch.testing.assert_close(add(x, added, kernels["copy"]), expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(added, kept)
+    for added in (torch.randn(3, 2, 5, 24), other.double()):
+        expected = functions[activation](run(x, plain) + added).float()
+        torch.testing.assert_close(add(x, added, kernels["copy"]), expected, rtol=1e-4, atol=1e-4)
+    expected = functions[activation](run(x, plain) + other)
+    in_place = OPS.linear_dynamic_add_ if kind == "dynamic" else OPS.linear_bfloat16_add_
+    found = in_place(x, other, kernels["in_place"])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert found.data_ptr() == other.data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (2, 5, 40), (0, 40), (40,), (1, 40), (17, 40)])
+def test_linear_bfloat16(shape: tuple[int, ...]) -> None:
+    """Test that input and weight are rounded to bfloat16, and nothing else is."""
+    weight, shift, x = torch.randn(24, 40).bfloat16(), torch.randn(24), torch.randn(shape)
+    kernel = OPS.linear_bfloat16_prepack(weight, shift, "", "")
+    expected = nn.functional.linear(x.bfloat16().double(), weight.double(), shift.double()).float()
+    torch.testing.assert_close(OPS.linear_bfloat16(x, kernel), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_bfloat16_refuses_other_types() -> None:
+    with pytest.raises(RuntimeError, match="the weight has to be bfloat16, and this one is Float"):
+        OPS.linear_bfloat16_prepack(torch.randn(24, 40), None, "", "")
+    kernel = OPS.linear_bfloat16_prepack(torch.randn(24, 40).bfloat16(), None, "", "")
+    with pytest.raises(RuntimeError, match="the input is Double and has to be float32"):
+        OPS.linear_bfloat16(torch.randn(2, 40).double(), kernel)
+    with pytest.raises(RuntimeError, match="the input has 4 features and the weight takes 40"):
+        OPS.linear_bfloat16(torch.randn(2, 4), kernel)

@@ -146,7 +146,7 @@ at::Tensor Kernel::execute(Entry& entry, Tensors inputs) {
   at::Tensor result;
   if (plan.overwrites >= 0) {
     const at::Tensor& target = inputs[static_cast<size_t>(plan.overwrites)];
-    result = in_place_ ? target : target.clone();
+    result = in_place_ || plan.is_fresh ? target : target.clone();
   } else {
     result = at::detail::empty_strided_cpu(plan.sizes, entry.strides_out, plan.dtype);
   }

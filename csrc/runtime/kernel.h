@@ -34,7 +34,8 @@ struct Plan {
   Layout layout = Layout::ChannelsLast;
   std::vector<int64_t> strides;  // where neither layout says how the result lies
   at::ScalarType dtype = at::kByte;
-  int overwrites = -1;  // the input whose memory the result takes; a copy of it where it may not
+  int overwrites = -1;    // the input whose memory the result takes; a copy of it where it may not
+  bool is_fresh = false;  // it may: accept has made that memory, or asked whether it may be written to
 
   dnnl::primitive primitive;  // empty where there is nothing to compute
   std::string implementation;

@@ -106,6 +106,20 @@ KernelPtr linear_dynamic_prepack(const at::Tensor& weight, const at::Tensor& wei
   return make_kernel(std::move(spec));
 }
 
+KernelPtr linear_bfloat16_prepack(const at::Tensor& weight, const MaybeTensor& bias,
+                                  const std::string& activation, const std::string& sum) {
+  TORCH_CHECK(weight.scalar_type() == at::kBFloat16,
+              "jitquant::linear_bfloat16_prepack: the weight has to be bfloat16, and this one is ",
+              weight.scalar_type());
+  Spec spec = new_spec("linear_bfloat16", activation);
+  spec.tensors = {weight.contiguous()};
+  if (bias) {
+    spec.tensors.push_back(*bias);
+  }
+  set_other(spec, sum, std::nullopt, 0);
+  return make_kernel(std::move(spec));
+}
+
 KernelPtr binary_prepack(const std::string& kind, double input_scale, int64_t input_zero_point,
                          double other_scale, int64_t other_zero_point, std::optional<double> scale,
                          int64_t zero_point, const std::string& activation) {
@@ -306,6 +320,9 @@ TORCH_LIBRARY(jitquant, library) {
               linear_prepack);
   library.def(("linear_dynamic_prepack" + weight + "str activation, str sum)" + made).c_str(),
               linear_dynamic_prepack);
+  library.def(
+      ("linear_bfloat16_prepack(Tensor weight, Tensor? bias, str activation, str sum)" + made).c_str(),
+      linear_bfloat16_prepack);
   library.def(("binary_prepack(str kind, float input_scale, int input_zero_point, float other_scale,"
                " int other_zero_point, float? scale, int zero_point, str activation)" +
                made)
@@ -366,16 +383,18 @@ TORCH_LIBRARY(jitquant, library) {
           .c_str(),
       layer_norm_prepack);
   const std::string kernel = "__torch__.torch.classes.jitquant.Kernel kernel) -> Tensor";
-  for (const char* name : {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool",
-                           "adaptive_avg_pool", "mean", "quantize", "dequantize", "channel_shuffle",
-                           "softmax", "layer_norm", "batch_norm", "prelu", "linear_dynamic"}) {
+  for (const char* name :
+       {"conv1d", "conv2d", "conv3d", "conv_transpose", "linear", "activation", "pool", "adaptive_avg_pool",
+        "mean", "quantize", "dequantize", "channel_shuffle", "softmax", "layer_norm", "batch_norm", "prelu",
+        "linear_dynamic", "linear_bfloat16"}) {
     library.def((std::string(name) + "(Tensor input, " + kernel).c_str(), run_one);
   }
   for (const char* name : {"conv1d_add", "conv2d_add", "conv3d_add", "linear_add", "linear_dynamic_add",
-                           "add", "mul", "matmul"}) {
+                           "linear_bfloat16_add", "add", "mul", "matmul"}) {
     library.def((std::string(name) + "(Tensor input, Tensor other, " + kernel).c_str(), run_two);
   }
-  for (const char* name : {"conv1d_add_", "conv2d_add_", "conv3d_add_", "linear_add_"}) {
+  for (const char* name : {"conv1d_add_", "conv2d_add_", "conv3d_add_", "linear_add_", "linear_dynamic_add_",
+                           "linear_bfloat16_add_"}) {
     library.def(
         (std::string(name) +
          "(Tensor input, Tensor(a!) other, __torch__.torch.classes.jitquant.Kernel kernel) -> Tensor(a!)")

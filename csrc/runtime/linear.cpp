@@ -1,6 +1,7 @@
 // linear: a matrix product with a weight, with what follows it.
 #include <ATen/ATen.h>
 
+#include "csrc/runtime/linear_weight.h"
 #include "csrc/runtime/onednn.h"
 #include "csrc/runtime/residual.h"
 
@@ -19,9 +20,7 @@ class Linear final : public Kernel {
  protected:
   void accept(Inputs& inputs) const override {
     const at::Tensor& input = inputs[0];
-    TORCH_CHECK(input.dim() > 0 && input.size(-1) == weight_.size(1), "jitquant::", name(),
-                ": the input has ", input.dim() > 0 ? input.size(-1) : 0, " features and the weight takes ",
-                weight_.size(1), "; give it what the model was made for");
+    require_features(input, weight_, name());
     require_bytes(input, name());
     for (auto& tensor : inputs) {
       tensor = tensor.contiguous();
@@ -31,8 +30,7 @@ class Linear final : public Kernel {
   std::shared_ptr<Plan> make_plan(Tensors inputs) override {
     auto plan = std::make_shared<Plan>();
     Tail tail = has_factors() ? without_output() : Tail(spec_, "other");
-    plan->sizes = inputs[0].sizes().vec();
-    plan->sizes.back() = weight_.size(0);
+    plan->sizes = product_sizes(inputs[0], weight_);
     plan->layout = Layout::Contiguous;
     plan->dtype = has_factors() ? at::kByte : tail.dtype;
     if (inputs.size() > 1) {
@@ -90,14 +88,10 @@ class Linear final : public Kernel {
 
   void add_numbers(Plan& plan, const Tail& tail) const {
     const QParams input = *spec_.qparams("input");
-    const at::Tensor factors = spec_.tensors.at(1).to(at::kDouble) * (input.scale * tail.factor);
-    at::Tensor bias = at::zeros({weight_.size(0)}, at::kDouble);
-    if (spec_.tensors.size() > 2) {
-      bias = spec_.tensors[2].to(at::kDouble) * tail.factor;
-    }
-    const at::Tensor sums = weight_.to(at::kDouble).sum(1);
-    bias = bias - sums * factors * static_cast<double>(input.zero_point) + tail.shift;
-    const at::Tensor scales = factors.expand({weight_.size(0)}).to(at::kFloat).contiguous();
+    const at::Tensor factors = scales_of(spec_) * (input.scale * tail.factor);
+    const at::Tensor zeros = sums_of(weight_) * factors * static_cast<double>(input.zero_point);
+    const at::Tensor bias = bias_of(spec_) * tail.factor - zeros + tail.shift;
+    const at::Tensor scales = factors.to(at::kFloat).contiguous();
     plan.constants.emplace_back(
         DNNL_ARG_BIAS,
         constant_memory(bias.to(at::kFloat),

@@ -94,6 +94,14 @@ struct Loops {
   GateLoop gru;
   GateLoop rnn_tanh;
   GateLoop rnn_relu;
+  // quantize of each row with the range, zero in it, that it has: 255 steps, or 1 and 0 where all is zero.
+  // Gives the scales, and minus the zero points times them; NaN for a row with NaN or infinity.
+  void (*quantize_rows)(const float* in, uint8_t* out, int64_t rows, int64_t columns, float* scales,
+                        float* shifts);
+  // added[row][column] * factor + (shifts[row] * zeros[column] + bias[column]); nothing is added where that
+  // is nullptr. It may be where the result goes.
+  void (*begin_sums)(const float* added, float factor, float* out, int64_t rows, int64_t columns,
+                     const float* shifts, const float* zeros, const float* bias);
 };
 
 const Loops& loops();

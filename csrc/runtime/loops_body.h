@@ -289,6 +289,34 @@ void rnn_relu(const Gates& gates, int64_t begin, int64_t end) {
                  [&](int64_t block, int64_t, int) { return higher(spread(0.0F), gate(gates, block * 16)); });
 }
 
+void quantize_rows(const float* in, uint8_t* out, int64_t rows, int64_t columns, float* scales,
+                   float* shifts) {
+  constexpr double kSmallest = 1e-30;  // whose inverse is a float
+  for (int64_t row = 0; row < rows; ++row, in += columns, out += columns) {
+    const Extent range = extent(in, columns);
+    const double step = (static_cast<double>(range.high) - static_cast<double>(range.low)) / 255;
+    const bool has_range = step >= kSmallest && range.spoilt == 0.0F;
+    const double scale = has_range ? step : 1;
+    const int zero_point = has_range ? static_cast<int>(-static_cast<double>(range.low) / scale + 0.5) : 0;
+    quantize(in, out, columns, static_cast<float>(1 / scale), zero_point);
+    scales[row] = static_cast<float>(scale) + range.spoilt;
+    shifts[row] = static_cast<float>(-scale * zero_point);
+  }
+}
+
+void begin_sums(const float* added, float factor, float* out, int64_t rows, int64_t columns,
+                const float* shifts, const float* zeros, const float* bias) {
+  const Numbers times_added = spread(factor);
+  for (int64_t row = 0; row < rows; ++row, out += columns) {
+    const Numbers shift = spread(shifts[row]);
+    by_sixteen(columns, [&](int64_t i, int n) {
+      const Numbers begun = times_plus(load(zeros + i, n), shift, load(bias + i, n));
+      store(added == nullptr ? begun : times_plus(load(added + i, n), times_added, begun), out + i, n);
+    });
+    added = added == nullptr ? nullptr : added + columns;
+  }
+}
+
 const Loops all = {kName,
                    quantize,
                    look_up,
@@ -308,4 +336,6 @@ const Loops all = {kName,
                    lstm,
                    gru,
                    rnn_tanh,
-                   rnn_relu};
+                   rnn_relu,
+                   quantize_rows,
+                   begin_sums};

@@ -42,6 +42,8 @@ dnnl::memory::data_type data_type(at::ScalarType dtype) {
       return dnnl::memory::data_type::s8;
     case at::kInt:
       return dnnl::memory::data_type::s32;
+    case at::kBFloat16:
+      return dnnl::memory::data_type::bf16;
     default:
       return dnnl::memory::data_type::f32;
   }

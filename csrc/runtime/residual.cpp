@@ -21,7 +21,7 @@ std::function<at::Tensor(Tensors)> add_apart(const Spec& spec) {
     if (other.scalar_type() == at::kByte) {
       other = numbers_of(other, params);
     }
-    return finish->run({multiply->run({given[0]}) + other});
+    return finish->run({(multiply->run({given[0]}) + other).to(at::kFloat)});
   };
 }
 
