@@ -21,17 +21,52 @@ bool takes_half_weight(const Context& /*context*/, const Lowering& lowering) {
   return is_op(lowering.names.at("weight")->node(), kSaturateToHalf);
 }
 
+bool has_dtype(const Module& observer, at::ScalarType dtype) {
+  return observer.hasattr("dtype") && observer.attr("dtype").isInt() &&
+         static_cast<at::ScalarType>(observer.attr("dtype").toInt()) == dtype;
+}
+
+// Of each group one channel, whose float kernels take half the time.
+bool is_depthwise(const Context& context, const Node* node) {
+  auto groups = groups_of(node);
+  auto index = node->schema().argumentIndexWithName("weight");
+  auto weight = index ? context.static_tensor(node->input(*index)) : std::nullopt;
+  return groups && *groups > 1 && weight && weight->size(1) == 1;
+}
+
+bool takes_dynamic_conv(const Context& context, const Lowering& lowering) {
+  return context.options.engine != "qnnpack" && lowering.names.count("$reduce_range") != 0 &&
+         lowering.names.count("$weight_scales") != 0;
+}
+
+std::string conv_recipe(const std::string& activation) {
+  return "rounded = aten::quantize_per_tensor(input, $input_scale, $input_zero_point, quint8);"
+         "plain = aten::int_repr(rounded);"
+         "integers = aten::int_repr(weight);"
+         "packed = onednn::qconv_prepack(integers, $weight_scales, 1.0, 0, stride, padding, dilation, groups,"
+         "  None);"
+         "onednn::qconv_pointwise(plain, $input_scale, $input_zero_point, packed, $weight_scales,"
+         "  $weight_zero_points, bias, stride, padding, dilation, groups, 1.0, 0, float32, '" +
+         activation + "', [], 'none')";
+}
+
 }  // namespace
 
 Placeholder placeholder_of(const Module& observer) {
-  const bool half = observer.hasattr("dtype") && observer.attr("dtype").isInt() &&
-                    static_cast<at::ScalarType>(observer.attr("dtype").toInt()) == at::kHalf;
-  if (half) {
+  if (has_dtype(observer, at::kHalf)) {
     return Placeholder::Half;
+  }
+  if (has_dtype(observer, at::kFloat)) {
+    return Placeholder::Float;
   }
   const bool dynamic = observer.hasattr("is_dynamic") && observer.attr("is_dynamic").isBool() &&
                        observer.attr("is_dynamic").toBool();
   return dynamic ? Placeholder::Dynamic : Placeholder::None;
+}
+
+bool has_float_zero_points(const Module& observer) {
+  return observer.hasattr("qscheme") && observer.attr("qscheme").isInt() &&
+         static_cast<at::QScheme>(observer.attr("qscheme").toInt()) == at::kPerChannelAffineFloatQParams;
 }
 
 bool reduces_range(const Module& observer) {
@@ -65,6 +100,14 @@ const IntegerForm* find_dynamic_form(const Target& target, const OpRow& row) {
   return found == forms.end() ? nullptr : &*found;
 }
 
+std::optional<std::string> why_never_dynamic(const Context& context, const Node* node) {
+  if (find_dynamic_form(context.target(), *find_row(node)) == nullptr) {
+    return "it has no dynamic form";
+  }
+  return is_depthwise(context, node) ? std::optional<std::string>("it is depthwise, which is faster in float")
+                                     : std::nullopt;
+}
+
 const IntegerForm* choose_dynamic_form(const Context& context, const Lowering& lowering) {
   const OpRow* row = find_row(lowering.node);
   const auto& forms = dynamic_forms(context.target());
@@ -80,6 +123,21 @@ IntegerForm half_linear() {
           .recipe = pack + "quantized::linear_dynamic_fp16(input, packed)",
           .relu_recipe = pack + "quantized::linear_relu_dynamic_fp16(input, packed)",
           .suits = takes_half_weight};
+}
+
+// quantized::conv2d_dynamic is of no use: it rounds its result with the scale of its input, and clips it to
+// the input's range (https://github.com/pytorch/pytorch/issues/70480). oneDNN's op gives float.
+std::vector<IntegerForm> dynamic_convs() {
+  std::vector<IntegerForm> forms;
+  for (const char* op : {"aten::conv1d", "aten::conv2d"}) {
+    forms.push_back(
+        {.op = op,
+         .recipe = conv_recipe("none"),
+         .relu_recipe = conv_recipe("relu"),
+         .suits = takes_dynamic_conv,
+         .otherwise = "its weight is not symmetric, or the engine is one for processors without oneDNN"});
+  }
+  return forms;
 }
 
 }  // namespace jitquant

@@ -6,6 +6,8 @@
 // or, of weights in half precision, aten::_saturate_weight_to_fp16 before the weight alone.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include <torch/csrc/jit/api/module.h>
@@ -20,6 +22,7 @@ enum class Placeholder {
   None,     // it is an observer that records
   Dynamic,  // a value whose range is found at each call
   Half,     // a weight in half precision, and the float value it is multiplied with
+  Float,    // a value that stays as it is, beside a weight that may become integer
 };
 
 Placeholder placeholder_of(const torch::jit::Module& observer);
@@ -29,7 +32,10 @@ bool reduces_range(const torch::jit::Module& observer);
 
 inline constexpr char kChooseQParams[] = "aten::_choose_qparams_per_tensor";
 inline constexpr char kSaturateToHalf[] = "aten::_saturate_weight_to_fp16";
-inline constexpr char kNoDynamicForm[] = "it has no dynamic form";
+inline constexpr char kUnsuited[] = "no qconfig of a kind that suits it names it";
+
+// Whether its scales and zero points are float and belong to rows that are looked up.
+bool has_float_zero_points(const torch::jit::Module& observer);
 
 // The op that found the parameters of a dequantized value in the same call, or nullptr.
 torch::jit::Node* chooser_of(const torch::jit::Value* dequantized);
@@ -38,8 +44,9 @@ torch::jit::Node* chooser_of(const torch::jit::Value* dequantized);
 bool is_dynamic(torch::jit::Node* node, const OpRow& row);
 
 // What a target makes of ops whose inputs get their range at each call. As in the integer forms, and
-//   input           the float value itself,
-//   $reduce_range   whether to keep to 7 bits; not known of weights in half precision.
+//   input                              the float value itself,
+//   $input_scale, $input_zero_point    those of this call; not known of weights in half precision,
+//   $reduce_range                      whether to keep to 7 bits; likewise.
 const std::vector<IntegerForm>& dynamic_forms(const Target& target);
 const std::vector<IntegerForm>& quantized_dynamic_forms();
 const std::vector<IntegerForm>& native_dynamic_forms();
@@ -48,7 +55,11 @@ const std::vector<IntegerForm>& native_dynamic_forms();
 const IntegerForm* find_dynamic_form(const Target& target, const OpRow& row);
 const IntegerForm* choose_dynamic_form(const Context& context, const Lowering& lowering);
 
-// The form of linears with weights in half precision: the same on each target.
+// Why nothing is gained by making a node with a row dynamic, or nothing.
+std::optional<std::string> why_never_dynamic(const Context& context, const torch::jit::Node* node);
+
+// The same on each target: linears with weights in half precision, and convolutions.
 IntegerForm half_linear();
+std::vector<IntegerForm> dynamic_convs();
 
 }  // namespace jitquant

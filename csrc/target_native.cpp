@@ -264,15 +264,18 @@ bool runs(const std::string& /*engine*/, const Node* /*node*/) { return true; }
 }  // namespace
 
 const std::vector<IntegerForm>& native_dynamic_forms() {
-  static const std::vector<IntegerForm> made{
-      {.op = "aten::linear",
-       .recipe = dynamic_recipe("jitquant::linear_dynamic(input, kernel)"),
-       .sum_recipe = dynamic_recipe("jitquant::linear_dynamic_add(input, $other, kernel)"),
-       .suits = takes_symmetric_weight,
-       .otherwise = "its weight is not symmetric",
-       .takes_activation = true,
-       .gives_float = true},
-      half_linear()};
+  static const std::vector<IntegerForm> made = [] {
+    std::vector<IntegerForm> forms = dynamic_convs();
+    forms.push_back({.op = "aten::linear",
+                     .recipe = dynamic_recipe("jitquant::linear_dynamic(input, kernel)"),
+                     .sum_recipe = dynamic_recipe("jitquant::linear_dynamic_add(input, $other, kernel)"),
+                     .suits = takes_symmetric_weight,
+                     .otherwise = "its weight is not symmetric",
+                     .takes_activation = true,
+                     .gives_float = true});
+    forms.push_back(half_linear());
+    return forms;
+  }();
   return made;
 }
 
@@ -337,8 +340,10 @@ const Target& native_target() {
                              .plain_integers = true,
                              .forms = forms,
                              .prepack_ops = {"jitquant::pack_rows",
+                                             "jitquant::pack_rows_4bit",
                                              "jitquant::pack_row_scales",
                                              "quantized::embedding_bag_prepack",
+                                             "onednn::qconv_prepack",
                                              "jitquant::conv_prepack",
                                              "jitquant::linear_prepack",
                                              "jitquant::linear_dynamic_prepack",

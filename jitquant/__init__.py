@@ -26,6 +26,8 @@ from jitquant.qconfig import (  # noqa: E402
     default_dynamic_qconfig,
     default_qconfig,
     float16_dynamic_qconfig,
+    float_qparams_weight_only_qconfig,
+    float_qparams_weight_only_qconfig_4bit,
     get_default_qconfig,
     per_channel_dynamic_qconfig,
 )
@@ -65,6 +67,8 @@ __all__ = [
     "default_dynamic_qconfig",
     "default_qconfig",
     "float16_dynamic_qconfig",
+    "float_qparams_weight_only_qconfig",
+    "float_qparams_weight_only_qconfig_4bit",
     "fuse_conv_bn_jit",
     "get_default_qconfig",
     "info",

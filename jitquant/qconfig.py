@@ -25,8 +25,11 @@ __all__ = [
     "default_dynamic_qconfig",
     "default_qconfig",
     "float16_dynamic_qconfig",
+    "float_qparams_weight_only_qconfig",
+    "float_qparams_weight_only_qconfig_4bit",
     "get_default_qconfig",
     "make_observers",
+    "of_the_whole_model",
     "per_channel_dynamic_qconfig",
     "saturates",
 ]
@@ -138,6 +141,8 @@ def check_kinds(chosen: Mapping[Any, QConfig | None], dynamic: bool, caller: str
 
 def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
     activation, weight = qconfig.activation(), qconfig.weight()
+    if getattr(activation, "dtype", None) == torch.float32:
+        return _fault_of_weight(weight)
     is_dynamic = bool(getattr(activation, "is_dynamic", False))
     if not dynamic:
         cause = "its activation observer is a placeholder for dynamic quantization and records nothing"
@@ -152,6 +157,27 @@ def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
         cause = f"no op takes activations of {dtypes[0]} and weights of {dtypes[1]}"
         return f"{cause}; pass torch.quint8 and torch.qint8, or torch.float16 for both"
     return None
+
+
+def _fault_of_weight(weight: nn.Module) -> str | None:
+    """What is wrong with a weight's observer where activations stay float."""
+    dtype = getattr(weight, "dtype", None)
+    if dtype in (torch.qint8, torch.quint8, torch.quint4x2, torch.float32):
+        return None
+    remedy = "choose jitquant.float_qparams_weight_only_qconfig"
+    return f"no op takes float activations and weights of {dtype}; {remedy}"
+
+
+def of_the_whole_model(op: str, qconfig: QConfig | None) -> QConfig | None:
+    """What the qconfig of a whole model means for an op that nothing else names.
+
+    A dynamic one leaves convolutions float, as in torch: at each call their input is read thrice more, which
+    takes longer than a convolution of few channels. Where they are named, they become dynamic.
+    """
+    is_convolution = op.startswith("conv")
+    if is_convolution and qconfig is not None and getattr(qconfig.activation(), "is_dynamic", False):
+        return _float
+    return qconfig
 
 
 def make_observers(qconfig: QConfig) -> tuple[ScriptModule, ScriptModule]:
@@ -212,3 +238,9 @@ float16_dynamic_qconfig = QConfig(
     PlaceholderObserver.with_args(dtype=torch.float16, is_dynamic=True),
     PlaceholderObserver.with_args(dtype=torch.float16),
 )
+
+_as_it_is = PlaceholderObserver.with_args(dtype=torch.float32)
+_rows = PerChannelMinMaxObserver.with_args(dtype=torch.quint8, qscheme=torch.per_channel_affine_float_qparams)
+float_qparams_weight_only_qconfig = QConfig(_as_it_is, _rows)
+float_qparams_weight_only_qconfig_4bit = QConfig(_as_it_is, _rows.with_args(dtype=torch.quint4x2))
+_float = QConfig(_as_it_is, _as_it_is)

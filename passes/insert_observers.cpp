@@ -16,7 +16,8 @@
 // values take over what their input has. Which observers an op gets was chosen beforehand; one that has an
 // integer form and gets none has a fence behind it, so that it stays float. Where the observer is a
 // placeholder, an op that has a dynamic form has its inputs and its weight observed, and no other has
-// anything to do with it. Left alone: weights that are not constants or attributes, and ops whose row has no
+// anything to do with it. Where it stands for a float value, weights are observed whose rows are looked up,
+// and nothing else. Left alone: weights that are not constants or attributes, and ops whose row has no
 // integer form on the target.
 
 #include <unordered_map>
@@ -97,7 +98,18 @@ class Inserter {
       fence(node, tensor_outputs(node));
       return {"", "its qconfig is None"};
     }
-    if (placeholder_of(observers->second->activation) != Placeholder::None) {
+    if (!suits(*observers->second, *row)) {
+      if (!row->weight) {
+        fence(node, tensor_outputs(node));
+      }
+      return {"", kUnsuited};
+    }
+    const Placeholder placeholder = placeholder_of(observers->second->activation);
+    if (placeholder == Placeholder::Float) {
+      observe_weight(node, *row, *observers->second);
+      return {"observed", ""};
+    }
+    if (placeholder != Placeholder::None) {
       return observe_inputs(node, *row, *observers->second);
     }
     if (absorbed_.count(node) != 0) {
@@ -105,6 +117,19 @@ class Inserter {
     }
     return row->output == Output::SameAsInput ? pass_on(node, *row)
                                               : observe_op(node, *row, *observers->second);
+  }
+
+  // Rows that are looked up have no integer input, and nothing else has a weight of integers alone.
+  static bool suits(const ObserverPair& observers, const OpRow& row) {
+    const Placeholder activation = placeholder_of(observers.activation);
+    if (row.output == Output::Float) {
+      const bool has_input = activation == Placeholder::Dynamic || activation == Placeholder::Half;
+      return !has_input && placeholder_of(observers.weight) == Placeholder::None;
+    }
+    if (activation == Placeholder::Half && row.weight) {
+      return row.op == "aten::linear";
+    }
+    return activation != Placeholder::Float && !(row.weight && has_float_zero_points(observers.weight));
   }
 
   // Why an op with a row stays float whatever came before it, or nothing.
@@ -175,7 +200,8 @@ class Inserter {
       auto observers = observers_.find(use.user);
       const bool wants_integers = form == nullptr || !(form->only_among_integers || form->takes_float);
       if (row != nullptr && row->output != Output::SameAsInput && observers != observers_.end() &&
-          wants_integers && computes(context_, use.user) && !why_float(use.user)) {
+          placeholder_of(observers->second->activation) == Placeholder::None && wants_integers &&
+          computes(context_, use.user) && !why_float(use.user)) {
         observe_all_uses(value, observers->second->activation, use.user);
         return;
       }
@@ -214,8 +240,8 @@ class Inserter {
 
   // Others that take the same value get it as it is.
   Fate observe_inputs(Node* node, const OpRow& row, const ObserverPair& observers) {
-    if (find_dynamic_form(context_.target(), row) == nullptr) {
-      return {"", kNoDynamicForm};
+    if (auto reason = why_never_dynamic(context_, node)) {
+      return {"", *reason};
     }
     for (const auto& slot : activation_slots(node, row)) {
       slot.set(observe(node, slot.value(), observers.activation, node));
