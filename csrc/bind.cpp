@@ -139,13 +139,15 @@ py::list table_rows() {
       py::dict column;
       column["integer"] = has_integer_form(*target, row);
       column["dynamic"] = has_dynamic_form(*target, row);
-      std::vector<std::string> recipes;
+      std::vector<std::string> recipes, becomes;
       for (const IntegerForm& form : target->forms()) {
         if (form.op == row.op) {
           recipes.push_back(form.recipe);
+          becomes.push_back(form.becomes);
         }
       }
       column["recipes"] = recipes;
+      column["becomes"] = becomes;
       entry[target->name.c_str()] = column;
     }
     rows.append(entry);

@@ -30,23 +30,55 @@ bool takes_half_weight(const Context& /*context*/, const Lowering& lowering) {
   return is_op(lowering.names.at("weight")->node(), kSaturateToHalf);
 }
 
+bool has_dtype(const Module& observer, at::ScalarType dtype) {
+  return observer.hasattr("dtype") && observer.attr("dtype").isInt() &&
+         static_cast<at::ScalarType>(observer.attr("dtype").toInt()) == dtype;
+}
+
+// Of each group one channel, whose float kernels take half the time.
+bool is_depthwise(const Context& context, const Node* node) {
+  auto groups = groups_of(node);
+  auto index = node->schema().argumentIndexWithName("weight");
+  auto weight = index ? context.static_tensor(node->input(*index)) : std::nullopt;
+  return groups && *groups > 1 && weight && weight->size(1) == 1;
+}
+
+bool takes_dynamic_conv(const Context& context, const Lowering& lowering) {
+  return context.options.engine != "qnnpack" && lowering.names.count("$reduce_range") != 0 &&
+         lowering.names.count("$weight_scales") != 0;
+}
+
+std::string conv_recipe(const std::string& activation) {
+  return "rounded = aten::quantize_per_tensor(input, $input_scale, $input_zero_point, quint8);"
+         "plain = aten::int_repr(rounded);"
+         "integers = aten::int_repr(weight);"
+         "packed = onednn::qconv_prepack(integers, $weight_scales, 1.0, 0, stride, padding, dilation, groups,"
+         "  None);"
+         "onednn::qconv_pointwise(plain, $input_scale, $input_zero_point, packed, $weight_scales,"
+         "  $weight_zero_points, bias, stride, padding, dilation, groups, 1.0, 0, float32, '" +
+         activation + "', [], 'none')";
+}
+
 }  // namespace
 
 Placeholder placeholder_of(const Module& observer) {
-  const bool has_dtype = observer.hasattr("dtype") && observer.attr("dtype").isInt();
-  switch (has_dtype ? static_cast<at::ScalarType>(observer.attr("dtype").toInt()) : at::kQUInt8) {
-    case at::kHalf:
-      return Placeholder::Half;
-    case at::kBFloat16:
-      return Placeholder::Bfloat16;
-    case at::kFloat:
-      return Placeholder::Float;
-    default:
-      break;
+  if (has_dtype(observer, at::kHalf)) {
+    return Placeholder::Half;
+  }
+  if (has_dtype(observer, at::kBFloat16)) {
+    return Placeholder::Bfloat16;
+  }
+  if (has_dtype(observer, at::kFloat)) {
+    return Placeholder::Float;
   }
   const bool dynamic = observer.hasattr("is_dynamic") && observer.attr("is_dynamic").isBool() &&
                        observer.attr("is_dynamic").toBool();
   return dynamic ? Placeholder::Dynamic : Placeholder::None;
+}
+
+bool has_float_zero_points(const Module& observer) {
+  return observer.hasattr("qscheme") && observer.attr("qscheme").isInt() &&
+         static_cast<at::QScheme>(observer.attr("qscheme").toInt()) == at::kPerChannelAffineFloatQParams;
 }
 
 bool reduces_range(const Module& observer) {
@@ -105,6 +137,26 @@ bool has_dynamic_form(const Target& target, const OpRow& row) {
   return find_dynamic_form(target, row) != nullptr || has_recurrent_form(target, row);
 }
 
+bool suits(const Target& target, const OpRow& row, Placeholder activation, const Module& weight) {
+  if (row.output == Output::Float) {
+    return (activation == Placeholder::None || activation == Placeholder::Float) &&
+           placeholder_of(weight) == Placeholder::None;
+  }
+  if (row.weights.empty() || activation == Placeholder::None || activation == Placeholder::Dynamic) {
+    return row.weights.empty() || !has_float_zero_points(weight);
+  }
+  const bool is_half_cell = has_recurrent_form(target, row) && activation == Placeholder::Half;
+  return !has_float_zero_points(weight) && (row.op == "aten::linear" || is_half_cell);
+}
+
+std::optional<std::string> why_never_dynamic(const Context& context, const Node* node) {
+  if (!has_dynamic_form(context.target(), *find_row(node))) {
+    return kNoDynamicForm;
+  }
+  return is_depthwise(context, node) ? std::optional<std::string>("it is depthwise, which is faster in float")
+                                     : std::nullopt;
+}
+
 const IntegerForm* choose_dynamic_form(const Context& context, const Lowering& lowering) {
   const OpRow* row = find_row(lowering.node);
   const auto& forms = dynamic_forms(context.target());
@@ -133,6 +185,21 @@ IntegerForm weight_only_linear() {
               "rows = jitquant::dequantize_rows(integers, $weight_scales);"
               "aten::linear(input, rows, bias)",
           .suits = takes_weight_alone};
+}
+
+// quantized::conv2d_dynamic is of no use: it rounds its result with the scale of its input, and clips it to
+// the input's range (https://github.com/pytorch/pytorch/issues/70480). oneDNN's op gives float.
+std::vector<IntegerForm> dynamic_convs() {
+  std::vector<IntegerForm> forms;
+  for (const char* op : {"aten::conv1d", "aten::conv2d"}) {
+    forms.push_back(
+        {.op = op,
+         .recipe = conv_recipe("none"),
+         .relu_recipe = conv_recipe("relu"),
+         .suits = takes_dynamic_conv,
+         .otherwise = "its weight is not symmetric, or the engine is one for processors without oneDNN"});
+  }
+  return forms;
 }
 
 }  // namespace jitquant

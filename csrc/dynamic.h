@@ -9,6 +9,8 @@
 // before both; or, where only the weight is integer, its quantize and dequantize, and a mark on the op.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include <torch/csrc/jit/api/module.h>
@@ -36,6 +38,7 @@ inline constexpr char kChooseQParams[] = "aten::_choose_qparams_per_tensor";
 inline constexpr char kSaturateToHalf[] = "aten::_saturate_weight_to_fp16";
 inline constexpr char kNoDynamicForm[] = "it has no dynamic form";
 inline constexpr char kOnlyDynamicForm[] = "it has a dynamic form only: quantize_dynamic_jit takes it";
+inline constexpr char kUnsuited[] = "no qconfig of a kind that suits it names it";
 
 // An attribute of an op of which only the weight becomes integer.
 inline constexpr char kWeightOnly[] = "attr::weight_only";
@@ -43,6 +46,9 @@ bool is_weight_only(const torch::jit::Node* node);
 
 // What is behind a value that was rounded to bfloat16 and made float again: the rounded one, or nullptr.
 torch::jit::Value* rounded_to_bfloat16(const torch::jit::Value* value);
+
+// Whether its scales and zero points are float and belong to rows that are looked up.
+bool has_float_zero_points(const torch::jit::Module& observer);
 
 // The op that found the parameters of a dequantized value in the same call, or nullptr.
 torch::jit::Node* chooser_of(const torch::jit::Value* dequantized);
@@ -57,9 +63,10 @@ bool is_static(torch::jit::Node* node, const OpRow& row);
 bool is_dynamic(torch::jit::Node* node, const OpRow& row);
 
 // What a target makes of ops whose inputs get their range at each call. As in the integer forms, and
-//   input           the float value itself,
-//   $reduce_range   whether to keep to 7 bits; not known of weights that are no integers,
-//   $input16, $weight16, $bias16   in bfloat16, where the two first are rounded to that.
+//   input                              the float value itself,
+//   $input_scale, $input_zero_point    those of this call; not known of weights that are no integers,
+//   $reduce_range                      whether to keep to 7 bits; likewise,
+//   $input16, $weight16, $bias16       in bfloat16, where the two first are rounded to that.
 const std::vector<IntegerForm>& dynamic_forms(const Target& target);
 const std::vector<IntegerForm>& quantized_dynamic_forms();
 const std::vector<IntegerForm>& native_dynamic_forms();
@@ -71,8 +78,16 @@ bool has_dynamic_form(const Target& target, const OpRow& row);
 const IntegerForm* find_dynamic_form(const Target& target, const OpRow& row);
 const IntegerForm* choose_dynamic_form(const Context& context, const Lowering& lowering);
 
-// The form of linears with weights in half precision: the same on each target.
+// Whether observers of that kind are meant for what a row stands for. Rows that are looked up have no integer
+// input, and nothing else has float zero points.
+bool suits(const Target& target, const OpRow& row, Placeholder activation, const torch::jit::Module& weight);
+
+// Why nothing is gained by making a node with a row dynamic, or nothing.
+std::optional<std::string> why_never_dynamic(const Context& context, const torch::jit::Node* node);
+
+// The same on each target: linears with weights in half precision, and convolutions.
 IntegerForm half_linear();
+std::vector<IntegerForm> dynamic_convs();
 
 // Likewise where only the weight is integer: its file holds integers, and loading makes them float again.
 IntegerForm weight_only_linear();

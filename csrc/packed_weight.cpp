@@ -90,8 +90,25 @@ at::Tensor dequantize_rows(const at::Tensor& integers, const at::Tensor& scales)
   return integers.to(at::kFloat) * scales.to(at::kFloat).unsqueeze(1);
 }
 
+// Of each row the integers, two to a byte, then scale and bias in half precision: what ATen's ops on 4-bit
+// rows read. ATen packs rows so itself, into an object that it saves and cannot load.
+at::Tensor pack_rows_4bit(const at::Tensor& weight) {
+  TORCH_CHECK(weight.scalar_type() == at::kQUInt4x2 && weight.dim() == 2 && weight.is_contiguous(),
+              "jitquant::pack_rows_4bit: the weight is no matrix of quint4x2; quantize it along axis 0");
+  const at::Tensor scales = weight.q_per_channel_scales().to(at::kFloat);
+  const at::Tensor zero_points = weight.q_per_channel_zero_points().to(at::kFloat);
+  const at::Tensor steps = weight.dequantize() / scales.unsqueeze(1);
+  at::Tensor integers = (steps + zero_points.unsqueeze(1)).round().clamp(0, 15).to(at::kByte);
+  integers = at::constant_pad_nd(integers, {0, weight.size(1) % 2});
+  const at::Tensor low = integers.slice(1, 0, std::nullopt, 2);
+  const at::Tensor high = integers.slice(1, 1, std::nullopt, 2);
+  const at::Tensor ends = at::stack({scales, -scales * zero_points}, 1).to(at::kHalf);
+  return at::cat({low + high * 16, ends.view(at::kByte)}, 1);
+}
+
 TORCH_LIBRARY_FRAGMENT(jitquant, library) {
   library.def("pack_rows(Tensor weight) -> Tensor", pack_rows);
+  library.def("pack_rows_4bit(Tensor weight) -> Tensor", pack_rows_4bit);
   library.def("pack_row_scales(Tensor scales) -> Tensor", pack_row_scales);
   library.def("dequantize_rows(Tensor integers, Tensor scales) -> Tensor", dequantize_rows);
 }

@@ -45,13 +45,14 @@ std::optional<QParams> ask_observer(const Module& observer) {
   const auto result = observer.get_method("calculate_qparams")(std::vector<c10::IValue>{}).toTuple();
   QParams params;
   params.scale = result->elements()[0].toTensor().to(at::kFloat);
-  params.zero_point = result->elements()[1].toTensor().to(at::kLong);
+  const auto scheme = static_cast<at::QScheme>(observer.attr("qscheme").toInt());
+  const bool is_float = scheme == at::kPerChannelAffineFloatQParams;
+  params.zero_point = result->elements()[1].toTensor().to(is_float ? at::kFloat : at::kLong);
   if (!all_finite(params.scale)) {
     return std::nullopt;
   }
   params.dtype = static_cast<at::ScalarType>(observer.attr("dtype").toInt());
-  const auto scheme = static_cast<at::QScheme>(observer.attr("qscheme").toInt());
-  if (scheme == at::kPerChannelAffine || scheme == at::kPerChannelSymmetric) {
+  if (is_float || scheme == at::kPerChannelAffine || scheme == at::kPerChannelSymmetric) {
     params.axis = observer.attr("ch_axis").toInt();
   }
   return params;

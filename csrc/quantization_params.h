@@ -11,7 +11,8 @@
 
 namespace jitquant {
 
-// What an observer decided. Scale (float32) and zero point (int64) hold one element, or one for each channel.
+// What an observer decided. Scale (float32) and zero point (int64) hold one element, or one for each channel;
+// the zero point is float32 where the scheme has float ones.
 struct QParams {
   at::Tensor scale;
   at::Tensor zero_point;

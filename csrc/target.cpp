@@ -65,6 +65,9 @@ Value* literal(const std::string& text, Node* before) {
   if (text == "uint8") {
     return constant(before, static_cast<int64_t>(at::kByte));
   }
+  if (text == "quint8") {
+    return constant(before, static_cast<int64_t>(at::kQUInt8));
+  }
   if (text == "float32") {
     return constant(before, static_cast<int64_t>(at::kFloat));
   }
@@ -73,6 +76,9 @@ Value* literal(const std::string& text, Node* before) {
   }
   if (text.front() == '\'') {
     return constant(before, text.substr(1, text.size() - 2));
+  }
+  if (text.find('.') != std::string::npos) {
+    return constant(before, std::stod(text));
   }
   return constant(before, static_cast<int64_t>(std::stoll(text)));
 }
@@ -117,48 +123,154 @@ bool names_are_known(const IntegerForm& form, const Lowering& lowering) {
   return true;
 }
 
-bool sums_rows(const Context& /*context*/, const Lowering& lowering) {
-  constexpr int64_t sum = 0;
-  auto mode = constant_of(lowering.node->namedInput("mode"));
-  auto padding = lowering.node->schema().argumentIndexWithName("padding_idx");
-  auto left_out = padding ? constant_of(lowering.node->namedInput("padding_idx")) : std::nullopt;
-  const bool leaves_none_out = !padding || (left_out && (left_out->isNone() || left_out->toInt() < 0));
-  const auto outputs = lowering.node->outputs();
-  return mode && mode->toInt() == sum && leaves_none_out &&
+// How a bag makes one row of several, as ATen numbers it.
+enum class Bag : int64_t { Sum = 0, Mean = 1 };
+
+// Of bags that leave no row out, and of which only the result is used.
+template <Bag mode>
+bool makes_one_row(const Node* bag) {
+  auto given = constant_of(bag->namedInput("mode"));
+  auto padding = bag->schema().argumentIndexWithName("padding_idx");
+  auto left_out = padding ? constant_of(bag->namedInput("padding_idx")) : std::nullopt;
+  const bool leaves_none_out = !padding || (left_out && left_out->isNone());
+  const auto outputs = bag->outputs();
+  return given && given->toInt() == static_cast<int64_t>(mode) && leaves_none_out &&
          std::all_of(outputs.begin() + 1, outputs.end(),
                      [](const Value* output) { return !output->hasUses(); });
+}
+
+// Rows of unsigned integers with a float zero point each.
+template <at::ScalarType type>
+bool has_rows(const Context& context, const Lowering& lowering) {
+  const Node* quantize = lowering.names.at("weight")->node();
+  if (quantize->kind() != c10::aten::quantize_per_channel) {
+    return false;
+  }
+  auto zero_points = context.static_tensor(quantize->namedInput("zero_points"));
+  auto axis = constant_of(quantize->namedInput("axis"));
+  auto dtype = constant_of(quantize->namedInput("dtype"));
+  return zero_points && zero_points->is_floating_point() && axis && axis->toInt() == 0 && dtype &&
+         static_cast<at::ScalarType>(dtype->toInt()) == type;
+}
+
+// Rows of signed integers with zero as their zero point.
+bool has_symmetric_rows(const Context& /*context*/, const Lowering& lowering) {
+  if (lowering.names.count("$weight_scales") == 0) {
+    return false;
+  }
+  auto dtype = constant_of(lowering.names.at("weight")->node()->namedInput("dtype"));
+  return dtype && static_cast<at::ScalarType>(dtype->toInt()) == at::kQInt8;
+}
+
+using Suits = bool (*)(const Context&, const Lowering&);
+
+template <Suits has_these_rows, Bag mode>
+bool is_bag(const Context& context, const Lowering& lowering) {
+  return makes_one_row<mode>(lowering.node) && has_these_rows(context, lowering);
+}
+
+template <Suits has_these_rows, bool last>
+bool is_mean(const Context& context, const Lowering& lowering) {
+  auto given = constant_of(lowering.node->namedInput("include_last_offset"));
+  return given && given->toBool() == last && is_bag<has_these_rows, Bag::Mean>(context, lowering);
+}
+
+// What is done with rows that are looked up, for one way to pack them.
+struct Rows {
+  std::string pack;       // gives `packed`
+  const char* bag;        // the op
+  std::string narrowing;  // of `sums`, where the op pads them
+  Suits sums, means, means_to_last;
+};
+
+template <Suits has_these_rows>
+Rows rows_of(const std::string& pack, const char* bag, const std::string& narrowing) {
+  return {pack,
+          bag,
+          narrowing,
+          is_bag<has_these_rows, Bag::Sum>,
+          is_mean<has_these_rows, false>,
+          is_mean<has_these_rows, true>};
+}
+
+// ATen's op adds up, whatever mode it is told. How many rows a bag has, the next offset says.
+void add_bags(std::vector<IntegerForm>& forms, const Rows& rows) {
+  const std::string sums = rows.pack + "sums = " + rows.bag +
+                           "(packed, indices, offsets, False, 0, False, per_sample_weights, None,"
+                           " include_last_offset);" +
+                           rows.narrowing;
+  const std::string count =
+      "first = aten::slice(offsets, 0, 0, 1, 1); all = aten::numel(indices);"
+      "end = aten::full_like(first, all); sizes = aten::diff(offsets, 1, 0, None, end);";
+  const std::string divide =
+      "counts = aten::clamp(sizes, 1); column = aten::unsqueeze(counts, 1); aten::div(sums, column)";
+  for (const char* op : {"aten::embedding_bag", "aten::embedding_bag.padding_idx"}) {
+    for (const auto& [recipe, suits] :
+         {std::pair(sums, rows.sums), std::pair(sums + count + divide, rows.means),
+          std::pair(sums + "sizes = aten::diff(offsets, 1, 0);" + divide, rows.means_to_last)}) {
+      forms.push_back({.op = op,
+                       .recipe = recipe,
+                       .suits = suits,
+                       .becomes = rows.bag,
+                       .otherwise = "it does more than to add rows up or to average them (mode='sum' or "
+                                    "'mean', without padding_idx), or no op takes its kind of scales",
+                       .ignores = {"scale_grad_by_freq", "mode", "sparse", "padding_idx"}});
+    }
+  }
+}
+
+// Indices of any shape: `sums` are the rows of `flat` ones.
+IntegerForm looked_up(const char* op, const std::string& sums, Suits suits) {
+  return {.op = "aten::embedding",
+          .recipe = "flat = aten::flatten(indices, 0, -1);" + sums +
+                    "sizes = aten::size(indices); shape = aten::add(sizes, $row_shape);"
+                    "aten::reshape(sums, shape)",
+          .suits = suits,
+          .becomes = op,
+          .ignores = {"padding_idx", "scale_grad_by_freq", "sparse"}};
 }
 
 }  // namespace
 
 std::vector<IntegerForm> embedding_forms() {
+  constexpr const char* byte = "quantized::embedding_byte";
+  constexpr const char* byte_bag = "quantized::embedding_bag_byte";
+  constexpr const char* nibble_bag = "quantized::embedding_bag_4bit_rowwise_offsets";
+  const std::string pack = "packed = quantized::embedding_bag_prepack(weight);";
+  const std::string pack_nibbles = "packed = jitquant::pack_rows_4bit(weight);";
+  // Two integers to a byte: rows are packed to an even number of them.
+  const std::string narrowing = "sums = aten::slice(sums, 1, 0, $features, 1);";
+  // A bag for each row, as no op looks such rows up.
+  const std::string nibble_rows = pack_nibbles + "column = aten::unsqueeze(flat, 1); sums = " + nibble_bag +
+                                  "(packed, column, None, False, 0, False, None, None, False);" + narrowing;
+  // Symmetric integers as unsigned ones, of which 128 is zero.
+  const std::string pack_signed =
+      "integers = aten::int_repr(weight);"
+      "shifted = aten::bitwise_xor(integers, -128);"
+      "bytes = aten::to(shifted, uint8);"
+      "middle = aten::add($weight_zero_points, 128, 1);"
+      "zeros = aten::to(middle, float32);"
+      "rows = aten::_make_per_channel_quantized_tensor(bytes, $weight_scales, zeros, 0);"
+      "packed = quantized::embedding_bag_prepack(rows);";
   // Of any shape of indices, which ATen's quantized op is not.
-  IntegerForm embedding{.op = "aten::embedding",
+  IntegerForm symmetric{.op = "aten::embedding",
                         .recipe =
                             "integers = jitquant::pack_rows(weight);"
                             "columns = jitquant::pack_row_scales($weight_scales);"
                             "rows = aten::embedding(integers, indices);"
                             "scales = aten::embedding(columns, indices);"
                             "aten::mul(rows, scales)",
+                        .suits = has_symmetric_rows,
+                        .becomes = "aten::embedding",
+                        .otherwise = "no op takes its kind of scales",
                         .ignores = {"padding_idx", "scale_grad_by_freq", "sparse"}};
-  // As unsigned integers, of which 128 is zero.
-  IntegerForm bag{.op = "aten::embedding_bag",
-                  .recipe =
-                      "integers = aten::int_repr(weight);"
-                      "shifted = aten::bitwise_xor(integers, -128);"
-                      "bytes = aten::to(shifted, uint8);"
-                      "middle = aten::add($weight_zero_points, 128, 1);"
-                      "zeros = aten::to(middle, float32);"
-                      "rows = aten::_make_per_channel_quantized_tensor(bytes, $weight_scales, zeros, 0);"
-                      "packed = quantized::embedding_bag_prepack(rows);"
-                      "quantized::embedding_bag_byte(packed, indices, offsets, False, 0, False,"
-                      " per_sample_weights, None, include_last_offset)",
-                  .suits = sums_rows,
-                  .otherwise = "it does more than to add rows up (mode='sum', without padding_idx)",
-                  .ignores = {"scale_grad_by_freq", "mode", "sparse", "padding_idx"}};
-  IntegerForm padded = bag;
-  padded.op = "aten::embedding_bag.padding_idx";
-  return {embedding, bag, padded};
+  std::vector<IntegerForm> forms{
+      looked_up(byte, pack + "sums = " + byte + "(packed, flat, False);", has_rows<at::kQUInt8>),
+      looked_up(nibble_bag, nibble_rows, has_rows<at::kQUInt4x2>), symmetric};
+  add_bags(forms, rows_of<has_rows<at::kQUInt8>>(pack, byte_bag, ""));
+  add_bags(forms, rows_of<has_rows<at::kQUInt4x2>>(pack_nibbles, nibble_bag, narrowing));
+  add_bags(forms, rows_of<has_symmetric_rows>(pack_signed, byte_bag, ""));
+  return forms;
 }
 
 const Target& find_target(const std::string& name) {

@@ -34,7 +34,10 @@ struct Lowering {
 //   $sum, $other, $other_scale …       "copy" where an add follows, else "", and its other operand,
 //   $number                            of arithmetic with a number: that, as a quantized tensor,
 //   $slopes                            of prelu, as a quantized tensor,
-//   $factors                           of the result's channels, behind the elementwise function, or None.
+//   $factors                           of the result's channels, behind the elementwise function, or None,
+//   $features, $row_shape              of a weight of which rows are looked up: how wide a row is, as a
+//   number
+//                                      and as the shape of one.
 // An argument of the float op that the recipe does not take must have its default value, else the op stays
 // float.
 struct IntegerForm {
@@ -45,6 +48,7 @@ struct IntegerForm {
   // Whether this form is meant for this node; the first form that is wins.
   bool (*suits)(const Context&, const Lowering&) = nullptr;
   const char* reason = "";
+  const char* becomes = "";               // the op that computes, where another one gives the result
   const char* otherwise = "";             // what is said of a node that it is not meant for
   bool takes_activation = false;          // any elementwise function behind it is part of it
   bool is_activation = false;             // it is such a function itself: $activation says which

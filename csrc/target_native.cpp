@@ -268,22 +268,25 @@ bool runs(const std::string& /*engine*/, const Node* /*node*/) { return true; }
 }  // namespace
 
 const std::vector<IntegerForm>& native_dynamic_forms() {
-  static const std::vector<IntegerForm> made{
-      {.op = "aten::linear",
-       .recipe = dynamic_recipe("jitquant::linear_dynamic(input, kernel)"),
-       .sum_recipe = dynamic_recipe("jitquant::linear_dynamic_add(input, $other, kernel)"),
-       .suits = takes_symmetric_weight,
-       .otherwise = "its weight is not symmetric",
-       .takes_activation = true,
-       .gives_float = true},
-      half_linear(),
-      {.op = "aten::linear",
-       .recipe = bfloat16_recipe("jitquant::linear_bfloat16(input, kernel)"),
-       .sum_recipe = bfloat16_recipe("jitquant::linear_bfloat16_add(input, $other, kernel)"),
-       .suits = takes_bfloat16,
-       .takes_activation = true,
-       .gives_float = true},
-      weight_only_linear()};
+  static const std::vector<IntegerForm> made = [] {
+    std::vector<IntegerForm> forms = dynamic_convs();
+    forms.push_back({.op = "aten::linear",
+                     .recipe = dynamic_recipe("jitquant::linear_dynamic(input, kernel)"),
+                     .sum_recipe = dynamic_recipe("jitquant::linear_dynamic_add(input, $other, kernel)"),
+                     .suits = takes_symmetric_weight,
+                     .otherwise = "its weight is not symmetric",
+                     .takes_activation = true,
+                     .gives_float = true});
+    forms.push_back(half_linear());
+    forms.push_back({.op = "aten::linear",
+                     .recipe = bfloat16_recipe("jitquant::linear_bfloat16(input, kernel)"),
+                     .sum_recipe = bfloat16_recipe("jitquant::linear_bfloat16_add(input, $other, kernel)"),
+                     .suits = takes_bfloat16,
+                     .takes_activation = true,
+                     .gives_float = true});
+    forms.push_back(weight_only_linear());
+    return forms;
+  }();
   return made;
 }
 
@@ -348,9 +351,11 @@ const Target& native_target() {
                              .plain_integers = true,
                              .forms = forms,
                              .prepack_ops = {"jitquant::pack_rows",
+                                             "jitquant::pack_rows_4bit",
                                              "jitquant::pack_row_scales",
                                              "jitquant::dequantize_rows",
                                              "quantized::embedding_bag_prepack",
+                                             "onednn::qconv_prepack",
                                              "jitquant::conv_prepack",
                                              "jitquant::linear_prepack",
                                              "jitquant::linear_dynamic_prepack",

@@ -379,17 +379,21 @@ bool runs(const std::string& engine, const Node* node) {
 }  // namespace
 
 const std::vector<IntegerForm>& quantized_dynamic_forms() {
-  const std::string pack = "packed = quantized::linear_prepack(weight, bias);";
-  static const std::vector<IntegerForm> made{
-      {.op = "aten::linear",
-       .recipe = pack + "quantized::linear_dynamic(input, packed, $reduce_range)",
-       .relu_recipe = pack + "quantized::linear_relu_dynamic(input, packed, $reduce_range)",
-       .suits = takes_integer_weight},
-      half_linear(),
-      {.op = "aten::linear",
-       .recipe = "product = aten::linear($input16, $weight16, $bias16); aten::to(product, float32)",
-       .suits = takes_bfloat16},
-      weight_only_linear()};
+  static const std::vector<IntegerForm> made = [] {
+    const std::string pack = "packed = quantized::linear_prepack(weight, bias);";
+    std::vector<IntegerForm> forms = dynamic_convs();
+    forms.push_back({.op = "aten::linear",
+                     .recipe = pack + "quantized::linear_dynamic(input, packed, $reduce_range)",
+                     .relu_recipe = pack + "quantized::linear_relu_dynamic(input, packed, $reduce_range)",
+                     .suits = takes_integer_weight});
+    forms.push_back(half_linear());
+    forms.push_back(
+        {.op = "aten::linear",
+         .recipe = "product = aten::linear($input16, $weight16, $bias16); aten::to(product, float32)",
+         .suits = takes_bfloat16});
+    forms.push_back(weight_only_linear());
+    return forms;
+  }();
   return made;
 }
 
@@ -398,7 +402,8 @@ const Target& quantized_target() {
       .name = "quantized",
       .plain_integers = false,
       .forms = forms,
-      .prepack_ops = {"jitquant::pack_rows", "jitquant::pack_row_scales", "jitquant::dequantize_rows",
+      .prepack_ops = {"jitquant::pack_rows", "jitquant::pack_rows_4bit", "jitquant::pack_row_scales",
+                      "jitquant::dequantize_rows",
                       "quantized::embedding_bag_prepack", "quantized::conv1d_prepack",
                       "quantized::conv2d_prepack", "quantized::conv3d_prepack",
                       "quantized::conv_transpose1d_prepack", "quantized::conv_transpose2d_prepack",

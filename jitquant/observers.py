@@ -14,10 +14,10 @@ Observer                        What it keeps                               Mean
 `PercentileObserver`            likewise                                    activations, a share to be kept
 `MinMaxObserver`                the extremes                                activations without outliers
 `MovingAverageMinMaxObserver`   a moving average of each batch's extremes   activations, many noisy batches
-`PerChannelMinMaxObserver`      the extremes of each channel, once          weights
+`PerChannelMinMaxObserver`      the extremes of each channel, once          weights, rows of embeddings
 `WeightMinMaxObserver`          the extremes, once                          weights, one scale for the whole
 `FixedQParamsObserver`          the extremes, for checking only             ranges known beforehand (sigmoid)
-`PlaceholderObserver`           nothing                                     dynamic quantization
+`PlaceholderObserver`           nothing                                     dynamic, or weights alone
 ==============================  ==========================================  ==================================
 """
 
@@ -45,10 +45,11 @@ __all__ = [
 
 FLOAT32_EPS = torch.finfo(torch.float32).eps
 
+INTEGER_RANGES = {torch.quint8: (0, 255), torch.qint8: (-128, 127), torch.quint4x2: (0, 15)}
+FLOAT_ZERO_POINTS = torch.per_channel_affine_float_qparams
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-INTEGER_RANGES = {torch.quint8: (0, 255), torch.qint8: (-128, 127)}
 PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
-PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric)
+PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric, FLOAT_ZERO_POINTS)
 SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
 
 
@@ -129,6 +130,7 @@ class Observer(nn.Module):
 
     default_dtype: ClassVar[torch.dtype] = torch.quint8
     default_qscheme: ClassVar[torch.qscheme] = torch.per_tensor_affine
+    known_dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.quint8, torch.qint8)
     known_qschemes: ClassVar[tuple[torch.qscheme, ...]] = PER_TENSOR
     records_once: ClassVar[bool] = False
 
@@ -210,10 +212,11 @@ class Observer(nn.Module):
         return []
 
     def _checked_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        remedy = f"pass {' or '.join(map(str, self.known_dtypes))}"
         if not isinstance(dtype, torch.dtype):
-            self._refuse_type("dtype", dtype, "pass torch.quint8 or torch.qint8")
-        if dtype not in INTEGER_RANGES:
-            self._refuse("dtype", dtype, "not an 8-bit quantized type", "pass torch.quint8 or torch.qint8")
+            self._refuse_type("dtype", dtype, remedy)
+        if dtype not in self.known_dtypes:
+            self._refuse("dtype", dtype, "not an 8-bit quantized type", remedy)
         return dtype
 
     def _checked_qscheme(self, qscheme: torch.qscheme) -> torch.qscheme:
@@ -411,21 +414,55 @@ class PerChannelMinMaxObserver(Observer):
 
     Weights do not change: the first call is recorded, later ones return at once.
 
+    Rows of embeddings may have ``qscheme=torch.per_channel_affine_float_qparams``: a float zero point each,
+    with ``dtype`` torch.quint8 or torch.quint4x2, of 8 or 4 bits. Then the ends of a row are exact, and
+    zero need not be::
+
+        scale = (high - low) / (quant_max - quant_min)      zero_point = quant_min - low / scale
+
+    A row of equal values has the scale 1. Source: the row-wise uniform quantization of Guan et al. 2019,
+    arXiv:1911.02079.
+
     Args:
         ch_axis: the axis of the channels, counted from 0; all results have that axis's length as shape.
 
     Raises:
+        ValueError: for torch.quint4x2 without float zero points, and for these with torch.qint8.
         RuntimeError: from forward, if the tensor has no such axis (torch.jit.Error once scripted).
     """
 
     default_dtype = torch.qint8
     default_qscheme = torch.per_channel_symmetric
+    known_dtypes = (torch.quint8, torch.qint8, torch.quint4x2)
     known_qschemes = PER_CHANNEL
     records_once = True
 
     def __init__(self, *, ch_axis: int = 0, **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)
         self.ch_axis = self._checked_int("ch_axis", ch_axis, 0, 63)
+        self.has_float_zero_points = self.qscheme == FLOAT_ZERO_POINTS
+        if self.has_float_zero_points and self.dtype == torch.qint8:
+            remedy = "pass dtype=torch.quint8 or dtype=torch.quint4x2"
+            self._refuse("dtype", self.dtype, "float zero points go with unsigned integers", remedy)
+        if self.dtype == torch.quint4x2 and not self.has_float_zero_points:
+            remedy = "pass qscheme=torch.per_channel_affine_float_qparams"
+            self._refuse("dtype", self.dtype, "4 bits go with float zero points only", remedy)
+
+    @torch.jit.export
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """The scale (float32) and zero point (int64, or float32 where it is float) of each channel: [C].
+
+        Raises:
+            RuntimeError: if nothing was recorded yet, or NaN or infinity was (torch.jit.Error once scripted).
+        """
+        check_recorded(self.min_val, self.max_val)
+        if not self.has_float_zero_points:
+            return choose_qparams(
+                self.min_val, self.max_val, self.quant_min, self.quant_max, self.symmetric, self.eps
+            )
+        step = (self.max_val - self.min_val) / float(self.quant_max - self.quant_min)
+        scale = step.masked_fill(step <= self.eps, 1.0)
+        return scale, self.quant_min - self.min_val / scale
 
     def _record(self, values: Tensor) -> None:
         if self.ch_axis >= values.dim():

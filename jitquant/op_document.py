@@ -50,10 +50,11 @@ def _row(row: dict[str, Any]) -> list[str]:
 
 
 def _integer_ops(row: str, column: dict[str, Any]) -> str:
-    """The op that computes, in each of the recipes: that of the row itself, or else the last."""
+    """The op that computes, in each of the recipes: the one it names, that of the row itself, or the last."""
     if not column["integer"]:
         return "float"
-    computing = [_computing_op(row, recipe) for recipe in column["recipes"]]
+    forms = zip(column["becomes"], column["recipes"], strict=True)
+    computing = [becomes or _computing_op(row, recipe) for becomes, recipe in forms]
     return ", ".join(f"`{op}`" for op in dict.fromkeys(computing)) or "as it is"
 
 

@@ -26,8 +26,11 @@ __all__ = [
     "default_dynamic_qconfig",
     "default_qconfig",
     "float16_dynamic_qconfig",
+    "float_qparams_weight_only_qconfig",
+    "float_qparams_weight_only_qconfig_4bit",
     "get_default_qconfig",
     "make_observers",
+    "of_the_whole_model",
     "per_channel_dynamic_qconfig",
     "saturates",
     "weight_only_int8_qconfig",
@@ -37,7 +40,6 @@ DYNAMIC_DTYPES = (  # of activations and weights
     (torch.quint8, torch.qint8),
     (torch.float16, torch.float16),
     (torch.bfloat16, torch.bfloat16),
-    (torch.float32, torch.qint8),
 )
 BACKENDS = ("fbgemm", "x86", "onednn", "qnnpack")
 
@@ -155,6 +157,8 @@ def _is_dynamic(qconfig: QConfig) -> bool:
 
 def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
     activation, weight = qconfig.activation(), qconfig.weight()
+    if getattr(activation, "dtype", None) == torch.float32:
+        return _fault_of_weight(weight)
     is_dynamic = _is_dynamic(qconfig)
     if not dynamic:
         cause = "its activation observer is a placeholder for dynamic quantization and records nothing"
@@ -162,7 +166,7 @@ def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
         return f"{cause}; {remedy}" if is_dynamic else None
     remedy = "choose jitquant.default_dynamic_qconfig or another dynamic one"
     dtypes = tuple(getattr(part, "dtype", None) for part in (activation, weight))
-    if not is_dynamic and dtypes[0] != torch.float32:
+    if not is_dynamic:
         cause = f"its activation observer, {type(activation).__name__}, is one that has to be calibrated"
         return f"{cause}; {remedy}, or call quantize_jit"
     if dtypes not in DYNAMIC_DTYPES:
@@ -170,6 +174,27 @@ def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
         pairs = ", ".join(f"({a}, {w})" for a, w in DYNAMIC_DTYPES)
         return f"{cause}; pass one of {pairs}"
     return None
+
+
+def _fault_of_weight(weight: nn.Module) -> str | None:
+    """What is wrong with a weight's observer where activations stay float."""
+    dtype = getattr(weight, "dtype", None)
+    if dtype in (torch.qint8, torch.quint8, torch.quint4x2, torch.float32):
+        return None
+    remedy = "choose jitquant.float_qparams_weight_only_qconfig"
+    return f"no op takes float activations and weights of {dtype}; {remedy}"
+
+
+def of_the_whole_model(op: str, qconfig: QConfig | None) -> QConfig | None:
+    """What the qconfig of a whole model means for an op that nothing else names.
+
+    A dynamic one leaves convolutions float, as in torch: at each call their input is read thrice more, which
+    takes longer than a convolution of few channels. Where they are named, they become dynamic.
+    """
+    is_convolution = op.startswith("conv")
+    if is_convolution and qconfig is not None and getattr(qconfig.activation(), "is_dynamic", False):
+        return _float
+    return qconfig
 
 
 def make_observers(qconfig: QConfig) -> tuple[ScriptModule, ScriptModule]:
@@ -237,3 +262,9 @@ bfloat16_dynamic_qconfig = QConfig(
 weight_only_int8_qconfig = QConfig(
     PlaceholderObserver.with_args(dtype=torch.float32), PerChannelMinMaxObserver.with_args()
 )
+
+_as_it_is = PlaceholderObserver.with_args(dtype=torch.float32)
+_rows = PerChannelMinMaxObserver.with_args(dtype=torch.quint8, qscheme=torch.per_channel_affine_float_qparams)
+float_qparams_weight_only_qconfig = QConfig(_as_it_is, _rows)
+float_qparams_weight_only_qconfig_4bit = QConfig(_as_it_is, _rows.with_args(dtype=torch.quint4x2))
+_float = QConfig(_as_it_is, _as_it_is)

@@ -16,7 +16,7 @@ from torch import nn
 
 from jitquant import _C
 from jitquant.errors import QuantizationError
-from jitquant.qconfig import QConfig, as_qconfig
+from jitquant.qconfig import QConfig, as_qconfig, of_the_whole_model
 from jitquant.quantizer import OpNode
 
 __all__ = ["QConfigMapping"]
@@ -80,7 +80,7 @@ class QConfigMapping:
         self._is_global_set = False
 
     def set_global(self, qconfig: Any) -> QConfigMapping:
-        """For all that nothing else is said of.
+        """For all that nothing else names, but that convolutions become dynamic only where they are named.
 
         Raises:
             TypeError: for what is no qconfig; so do the other setters.
@@ -182,7 +182,7 @@ class QConfigMapping:
             if found is not None:
                 chosen[node] = found.qconfig
             elif self._is_global_set:
-                chosen[node] = self.global_qconfig
+                chosen[node] = of_the_whole_model(node.op, self.global_qconfig)
         return chosen
 
     def describe(self) -> dict[str, str]:

@@ -12,9 +12,10 @@
 //
 // A clamp before the quantize goes: into the op where the target has it with a relu; into nothing where the
 // range of the integers ends where the clamp does; else it is done on the integers. An op of which the input
-// gets its range at each call becomes the target's dynamic op (csrc/dynamic.h). Left alone: ops of which
-// an activation is float, or whose output something float uses before it is quantized, and ops with arguments
-// that the integer op does not take.
+// gets its range at each call becomes the target's dynamic op (csrc/dynamic.h), and one that looks rows of an
+// integer weight up becomes the op that takes them packed. Left alone: ops of which an activation is float, or
+// whose output something float uses before it is quantized, and ops with arguments that the integer op does
+// not take.
 
 #include <cmath>
 #include <unordered_map>
@@ -110,7 +111,7 @@ class Fuser {
     if (is_dynamic(node, *row)) {
       return replace_dynamic(node, *row);
     }
-    if (all_dynamic_) {
+    if (all_dynamic_ && row->output != Output::Float) {
       return {"", why_not_dynamic(node, *row)};
     }
     if (!has_integer_form(target_, *row)) {
@@ -125,13 +126,13 @@ class Fuser {
     if (slots.empty() && !row->activations.empty()) {
       return {"", "the list that it takes comes from elsewhere"};
     }
+    if (row->weight() && !is_dequantize(node->namedInput(*row->weight()))) {
+      return {"", why_weight_is_float(node, *row)};
+    }
     for (const auto& slot : slots) {
       if (!is_quint8(slot.value()) && !(takes_float && !is_dequantize(slot.value()))) {
         return {"", why_float(slot.value())};
       }
-    }
-    if (row->weight() && !is_dequantize(node->namedInput(*row->weight()))) {
-      return {"", "its weight is not a float32 constant or attribute of the model"};
     }
     if (row->output == Output::Float) {
       return replace_weight(node, *row);
@@ -147,11 +148,18 @@ class Fuser {
   }
 
   std::string why_not_dynamic(Node* node, const OpRow& row) const {
-    if (!has_dynamic_form(target_, row)) {
-      return kNoDynamicForm;
-    }
-    return why_not_recurrent(node, row).value_or(
-        "its weight is not a float32 constant or attribute of the model");
+    auto reason = why_never_dynamic(context_, node);
+    reason = reason ? reason : why_not_recurrent(node, row);
+    return reason ? *reason : why_weight_is_float(node, row);
+  }
+
+  std::string why_weight_is_float(Node* node, const OpRow& row) const {
+    const auto slots = weight_slots(node, row);
+    const bool are_known = std::all_of(slots.begin(), slots.end(), [&](const auto& slot) {
+      auto weight = context_.static_tensor(slot.value());
+      return weight && weight->scalar_type() == at::kFloat;
+    });
+    return are_known ? kUnsuited : "its weight is not a float32 constant or attribute of the model";
   }
 
   // Of an op that takes and gives float, whatever its input becomes inside.
@@ -201,8 +209,10 @@ class Fuser {
 
   Lowering collect_dynamic(const Chain& chain, const OpRow& row, const Value* input, Node* before) {
     Lowering lowering = collect(chain, row, {}, nullptr, before);
-    if (const Node* chooser = chooser_of(input)) {
+    if (Node* chooser = chooser_of(input)) {
       lowering.names["input"] = chooser->input(0);
+      lowering.names["$input_scale"] = chooser->output(0);
+      lowering.names["$input_zero_point"] = chooser->output(1);
       lowering.names["$reduce_range"] = chooser->input(1);
     }
     if (Value* rounded = rounded_to_bfloat16(input)) {
@@ -304,9 +314,7 @@ class Fuser {
     }
     Value* result = build_form(*form, lowering, before);
     node->output(0)->replaceAllUsesWith(result);
-    const std::string same_op = node->kind().toQualString();
-    const bool looks_up = form->recipe.find(same_op + "(") != std::string::npos;  // and then scales
-    return {looks_up ? same_op : result->node()->kind().toQualString(), ""};
+    return {form->becomes, ""};
   }
 
   Fate replace(Node* node, const OpRow& row, const IntegerForm& first,
@@ -485,6 +493,12 @@ class Fuser {
     Value* weight = integers_of(node->namedInput(*row.weight()));
     names[*row.weight()] = weight;
     const bool by_row = row.output == Output::Float;
+    auto values = context_.static_tensor(weight->node()->input(0));
+    if (by_row && values) {
+      const int64_t features = values->size(1);
+      names["$features"] = constant(node, features);
+      names["$row_shape"] = constant(node, c10::List<int64_t>({features}));
+    }
     if (auto params = weight_params(context_, weight->node(), node, by_row)) {
       names["$weight_scales"] = params->scales;
       names["$weight_zero_points"] = params->zero_points;

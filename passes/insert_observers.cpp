@@ -16,7 +16,8 @@
 // values take over what their input has. Which observers an op gets was chosen beforehand; one that has an
 // integer form and gets none has a fence behind it, so that it stays float. Where the observer is a
 // placeholder, an op that has a dynamic form has its inputs and its weight observed, and no other has
-// anything to do with it. Left alone: weights that are not constants or attributes, and ops whose row has no
+// anything to do with it. Where it stands for a float value, weights are observed whose rows are looked up,
+// and nothing else. Left alone: weights that are not constants or attributes, and ops whose row has no
 // integer form on the target.
 
 #include <map>
@@ -99,7 +100,15 @@ class Inserter {
       fence(node, tensor_outputs(node));
       return {"", "its qconfig is None"};
     }
-    if (is_for_dynamic_form(*row, placeholder_of(observers->second->activation))) {
+    const Placeholder placeholder = placeholder_of(observers->second->activation);
+    if (!suits(context_.target(), *row, placeholder, observers->second->weight)) {
+      return {"", kUnsuited};
+    }
+    if (placeholder == Placeholder::Float && row->output == Output::Float) {
+      observe_weights(node, *row, *observers->second);
+      return {"observed", ""};
+    }
+    if (placeholder != Placeholder::None) {
       return observe_inputs(node, *row, *observers->second);
     }
     if (absorbed_.count(node) != 0) {
@@ -107,12 +116,6 @@ class Inserter {
     }
     return row->output == Output::SameAsInput ? pass_on(node, *row)
                                               : observe_op(node, *row, *observers->second);
-  }
-
-  // An embedding takes no activations, so that its observer may be a placeholder for float ones.
-  bool is_for_dynamic_form(const OpRow& row, Placeholder placeholder) const {
-    return placeholder == Placeholder::Float ? find_dynamic_form(context_.target(), row) != nullptr
-                                             : placeholder != Placeholder::None;
   }
 
   // Why an op with a row stays float whatever came before it, or nothing.
@@ -137,9 +140,10 @@ class Inserter {
 
   std::optional<std::string> why_not_observed(Node* node, const OpRow& row,
                                               const ObserverPair& observers) const {
-    const bool dynamic = placeholder_of(observers.activation) != Placeholder::None;
-    if (dynamic && !has_dynamic_form(context_.target(), row)) {
-      return kNoDynamicForm;
+    const bool dynamic =
+        placeholder_of(observers.activation) != Placeholder::None && row.output != Output::Float;
+    if (auto reason = dynamic ? why_never_dynamic(context_, node) : std::nullopt) {
+      return reason;
     }
     if (!dynamic && !has_integer_form(context_.target(), row)) {
       return kOnlyDynamicForm;

@@ -1099,3 +1099,83 @@ def test_a_linear_of_a_float_input_and_a_rounded_weight_stays_float() -> None:
     assert run.count == 0
     x = torch.randn(7, 6)
     assert torch.equal(run.before(x), run.after(x))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("options", [PassOptions(), pytest.param(NATIVE, marks=needs_native)], ids=str)
+def test_a_convolution_behind_a_range_of_each_call_is_fused(options: PassOptions, relu: bool) -> None:
+    """Test that it becomes oneDNN's op that gives float, with the relu behind it."""
+    weight_text, attributes = weight_pair(torch.randn(5, 3, 3, 3))
+    after = "  %r : Tensor = aten::relu(%y)" if relu else ""
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(none=None, reduce=False, dtype=QUINT8, ones=[1, 1], one=1)}
+{weight_text}
+  %scale : float, %zero : int = aten::_choose_qparams_per_tensor(%x, %reduce)
+  %xq : Tensor = aten::quantize_per_tensor(%x, %scale, %zero, %dtype)
+  %xd : Tensor = aten::dequantize(%xq)
+  %y : Tensor = aten::conv2d(%xd, %weight_d, %none, %ones, %ones, %ones, %one)
+{after}
+  return (%{"r" if relu else "y"})"""
+    run = run_with(FUSE, text, attributes, options)
+    assert run.count == 1
+    ops = ops_of(run.after)
+    assert "onednn::qconv_pointwise" in ops
+    assert not {"aten::relu", "aten::conv2d", "aten::dequantize"} & set(ops)
+    for factor in (0.1, 100.0):
+        x = torch.randn(2, 3, 6, 6) * factor + factor
+        torch.testing.assert_close(run.after(x), run.before(x), rtol=1e-4, atol=1e-4 * factor)
+
+
+# Rows that are looked up
+
+
+def rows(dtype: torch.dtype, lookup: str) -> tuple[str, Attributes]:
+    """A look-up in a weight of float zero points; `lookup` takes %weight_d and gives %y."""
+    weight = torch.randn(6, 7)
+    low, high = weight.amin(1), weight.amax(1)
+    scale = (high - low) / (255 if dtype == torch.quint8 else 15)
+    text = f"""
+graph(%self, %words : Tensor, %offsets : Tensor):
+{attribute("weight")}{attribute("scale")}{attribute("zero")}
+{constants(none=None, no=False, last=-1, axis=0, add_up=0, average=1, highest=2)}
+{constants(dtype=13 if dtype == torch.quint8 else 16)}
+  %q : Tensor = aten::quantize_per_channel(%weight, %scale, %zero, %axis, %dtype)
+  %weight_d : Tensor = aten::dequantize(%q)
+  {lookup}
+  return (%y)"""
+    return text, {"weight": weight, "scale": scale, "zero": -low / scale}
+
+
+def bag(mode: str) -> str:
+    outputs = "%y : Tensor, %a : Tensor, %b : Tensor, %c : Tensor"
+    return f"{outputs} = aten::embedding_bag(%weight_d, %words, %offsets, %no, %{mode}, %no, %none, %no)"
+
+
+LOOKUPS = {
+    "embedding": "%y : Tensor = aten::embedding(%weight_d, %words, %last, %no, %no)",
+    "embedding_bag sum": bag("add_up"),
+    "embedding_bag mean": bag("average"),
+}
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+@pytest.mark.parametrize("dtype", [torch.quint8, torch.quint4x2])
+@pytest.mark.parametrize("options", [PassOptions(), pytest.param(NATIVE, marks=needs_native)], ids=str)
+def test_rows_of_float_zero_points_are_packed(options: PassOptions, dtype: torch.dtype, name: str) -> None:
+    """Test the op and its numbers; scales of 4-bit rows are of half precision, and 7 is an odd number."""
+    run = run_with(FUSE, *rows(dtype, LOOKUPS[name]), options)
+    nibbles = "quantized::embedding_bag_4bit_rowwise_offsets"
+    op = f"quantized::{name.split()[0]}_byte" if dtype == torch.quint8 else nibbles
+    assert run.count == 1
+    assert op in ops_of(run.after)
+    assert "aten::dequantize" not in ops_of(run.after)
+    words, offsets = torch.tensor([5, 0, 3, 3]), torch.tensor([0, 1, 1])
+    near = 1e-5 if dtype == torch.quint8 else 1e-2
+    torch.testing.assert_close(run.after(words, offsets), run.before(words, offsets), rtol=near, atol=near)
+
+
+def test_the_highest_of_several_rows_stays_float() -> None:
+    run = run_with(FUSE, *rows(torch.quint8, bag("highest")))
+    assert run.count == 0
+    assert "aten::embedding_bag" in ops_of(run.after)

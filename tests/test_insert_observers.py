@@ -16,7 +16,15 @@ from jitquant.observers import (
 )
 from jitquant.passes import PassOptions, parse_ir, run_pass
 from jitquant.pipeline import CANONICALIZE, run_passes
-from jitquant.qconfig import QConfig, make_observers
+from jitquant.qconfig import (
+    QConfig,
+    default_dynamic_qconfig,
+    float_qparams_weight_only_qconfig,
+    float_qparams_weight_only_qconfig_4bit,
+    make_observers,
+)
+from jitquant.qconfig_mapping import QConfigMapping
+from jitquant.quantizer import choose_qconfigs, compile_observers
 from tests.graphs import (
     Attributes,
     check_same_numbers,
@@ -772,3 +780,43 @@ def test_layers_that_have_no_integer_op_are_not_observed(case: str) -> None:
         text = text.replace("%b0, %b1,", "%b0, %b1, %w0,").replace("%b2, %b3)", "%b2, %b3, %w0)")
     qconfig = QCONFIG if case == "static" else DYNAMIC
     assert calls(observed(text, layer.attributes, qconfig)) == []
+
+
+# Weights alone
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_that_are_looked_up_have_their_weight_observed(bits: int) -> None:
+    """Test that a qconfig of rows observes nothing else, a linear's weight neither."""
+    text = f"""
+graph(%self, %words : Tensor, %x : Tensor):
+{constants(last=-1, no=False, none=None)}
+{attribute("weight")}
+  %rows : Tensor = aten::embedding(%weight, %words, %last, %no, %no)
+  %y : Tensor = aten::linear(%x, %weight, %none)
+  return (%rows, %y)"""
+    qconfig = float_qparams_weight_only_qconfig if bits == 8 else float_qparams_weight_only_qconfig_4bit
+    module = observed(text, {"weight": torch.randn(5, 4)}, qconfig)
+    (call,) = calls(module)
+    assert observed_kinds(module) == ["prim::GetAttr"]
+    assert [use.user.kind() for use in call.output().uses()] == ["aten::embedding"]
+    assert observer_of(module, call).getattr("quant_max") == 2**bits - 1
+    assert "aten::alias" not in ops_of(module)
+
+
+def test_a_dynamic_qconfig_leaves_rows_and_unnamed_convolutions_alone() -> None:
+    """Test that only a convolution that is named has its input and its weight observed."""
+    text = f"""
+graph(%self, %x : Tensor, %words : Tensor):
+{constants(last=-1, no=False)}
+{attribute("table")}
+  %rows : Tensor = aten::embedding(%table, %words, %last, %no, %no)
+{CONV_LINES}
+  return (%result, %rows)"""
+    attributes = {"weight": torch.randn(4, 3, 3, 3), "table": torch.randn(5, 4)}
+    assert not calls(observed(text, attributes, default_dynamic_qconfig))
+    module = parse_ir(text, attributes)
+    chosen = choose_qconfigs(QConfigMapping().set_object_type("conv2d", default_dynamic_qconfig), module)
+    run_pass(OBSERVE, module, PassOptions(observers=compile_observers(chosen)))
+    assert len(calls(module)) == 2
+    assert {use.user.kind() for call in calls(module) for use in call.output().uses()} == {"aten::conv2d"}

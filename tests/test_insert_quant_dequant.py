@@ -734,3 +734,25 @@ def test_a_matrix_with_nan_is_named_by_its_layer() -> None:
     observers = {"_observer_0": torch.jit.script(WeightMinMaxObserver())}
     with pytest.raises(QuantizationError, match=r"aten::lstm .*saw NaN or infinity"):
         inserted(layer.text, {**layer.attributes, **observers})
+
+
+@pytest.mark.parametrize("dtype", [torch.quint8, torch.quint4x2])
+def test_rows_keep_their_float_zero_points(dtype: torch.dtype) -> None:
+    """Test that an observer of rows becomes one quantize, whose zero points are not rounded."""
+    text = f"""
+graph(%self, %words : Tensor):
+{attribute("weight")}
+{constants(last=-1, no=False)}
+{observe("wo", "weight", 0)}
+  %y : Tensor = aten::embedding(%wo, %words, %last, %no, %no)
+  return (%y)"""
+    scheme = torch.per_channel_affine_float_qparams
+    observer = torch.jit.script(PerChannelMinMaxObserver(dtype=dtype, qscheme=scheme))
+    weight = torch.randn(6, 8)
+    module = inserted(text, {"weight": weight, "_observer_0": observer})
+    assert ops_of(module) == ["aten::quantize_per_channel", "aten::dequantize", "aten::embedding"]
+    words = torch.tensor([5, 0, 3])
+    scale, zero_point = observer.calculate_qparams()
+    assert bool((zero_point != zero_point.round()).any())
+    rounded = torch.quantize_per_channel(weight, scale, zero_point, 0, dtype).dequantize()
+    assert torch.equal(module(words), rounded[words])

@@ -248,6 +248,25 @@ def test_per_channel_qparams(ch_axis, qscheme):
     assert torch.equal(zero_point, peer_zero_point.to(torch.int64))
 
 
+@pytest.mark.parametrize("dtype", [torch.quint8, torch.quint4x2])
+def test_rows_of_float_zero_points(dtype):
+    """Test that scale and zero point are torch's very own, and that the ends of a row are exact."""
+    weight = torch.randn(20, 7, generator=torch.Generator().manual_seed(1)) + 0.5
+    weight[3], weight[4] = 0.0, -2.5
+    arguments = {"dtype": dtype, "qscheme": torch.per_channel_affine_float_qparams}
+    scale, zero_point = watched(
+        torch.jit.script(PerChannelMinMaxObserver(**arguments)), weight
+    ).calculate_qparams()
+    expected = watched(ao.PerChannelMinMaxObserver(**arguments), weight).calculate_qparams()
+    assert torch.equal(scale, expected[0])
+    assert torch.equal(zero_point, expected[1])
+    assert zero_point.dtype == torch.float32
+    rows = torch.quantize_per_channel(weight, scale, zero_point, 0, dtype).dequantize()
+    for end in (torch.amin, torch.amax):
+        torch.testing.assert_close(end(rows, 1), end(weight, 1), rtol=1e-5, atol=1e-6)
+    assert torch.equal(rows[3:5], weight[3:5])
+
+
 def layouts(x):
     """Of four axes: in order, channels last, with gaps, turned around, repeated, and as a single value."""
     last = x.to(memory_format=torch.channels_last)
@@ -410,6 +429,24 @@ def test_a_factory_reads_well():
             {"dtype": torch.int8},
             ValueError,
             "dtype=torch.int8: not an 8-bit quantized type; pass",
+        ),
+        (
+            HistogramObserver,
+            {"dtype": torch.quint4x2},
+            ValueError,
+            "quint4x2: not an 8-bit quantized type; pass",
+        ),
+        (
+            PerChannelMinMaxObserver,
+            {"dtype": torch.quint4x2},
+            ValueError,
+            "quint4x2: 4 bits go with float zero points only; pass qscheme=torch.per_channel_affine_float",
+        ),
+        (
+            PerChannelMinMaxObserver,
+            {"qscheme": torch.per_channel_affine_float_qparams},
+            ValueError,
+            "qint8: float zero points go with unsigned integers; pass dtype=torch.quint8",
         ),
         (MinMaxObserver, {"dtype": "qint8"}, TypeError, "dtype='qint8' is a str; pass torch.quint8"),
         (

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.ao import quantization as ao
 
+import jitquant
 from jitquant.observers import (
     FixedQParamsObserver,
     HistogramObserver,
@@ -21,6 +22,7 @@ from jitquant.qconfig import (
     default_qconfig,
     get_default_qconfig,
     make_observers,
+    of_the_whole_model,
     saturates,
 )
 
@@ -285,3 +287,29 @@ def test_missing_arguments_show_when_the_observer_is_made():
     """Test that a class which needs arguments is told by the name of what is missing."""
     with pytest.raises(TypeError, match="scale"):
         make_observers(QConfig(FixedQParamsObserver, WeightMinMaxObserver))
+
+
+@pytest.mark.parametrize(("suffix", "words"), [("", "quint8, 0 to 255"), ("_4bit", "quint4x2, 0 to 15")])
+def test_qconfigs_of_rows(suffix, words):
+    """Test that those of torch's names say what they do, and that both make observers of the same kind."""
+    name = f"float_qparams_weight_only_qconfig{suffix}"
+    ours, theirs = getattr(jitquant, name), as_qconfig(getattr(torch.ao.quantization, name))
+    assert ours.describe() == (
+        "activations by PlaceholderObserver(float32); weights by "
+        f"PerChannelMinMaxObserver(per channel affine float qparams {words}, channel axis 0)"
+    )
+    for part in ("activation", "weight"):
+        mine, other = getattr(ours, part)(), getattr(theirs, part)()
+        assert mine.dtype == other.dtype
+    assert ours.weight().qscheme == theirs.weight().qscheme
+    make_observers(ours)
+
+
+def test_a_dynamic_qconfig_of_the_whole_model_is_not_for_convolutions():
+    """Test that others are for all ops, and that dynamic ones are for linears."""
+    dynamic = jitquant.default_dynamic_qconfig
+    assert of_the_whole_model("linear", dynamic) is dynamic
+    assert of_the_whole_model("conv2d", default_qconfig) is default_qconfig
+    assert of_the_whole_model("conv2d", None) is None
+    left_float = of_the_whole_model("conv_transpose1d", dynamic)
+    assert left_float.describe().count("PlaceholderObserver(float32)") == 2
