@@ -13,9 +13,9 @@
 // A clamp before the quantize goes: into the op where the target has it with a relu; into nothing where the
 // range of the integers ends where the clamp does; else it is done on the integers. An op of which the input
 // gets its range at each call becomes the target's dynamic op (csrc/dynamic.h), and one that looks rows of an
-// integer weight up becomes the op that takes them packed. Left alone: ops of which an activation is float, or
-// whose output something float uses before it is quantized, and ops with arguments that the integer op does
-// not take.
+// integer weight up becomes the op that takes them packed. Left alone: ops of which an activation is float,
+// or whose output something float uses before it is quantized, and ops with arguments that the integer op
+// does not take.
 
 #include <cmath>
 #include <unordered_map>
@@ -223,8 +223,7 @@ class Fuser {
 
   static void add_bfloat16(Lowering& lowering, const OpRow& row, Value* rounded, Node* before) {
     auto& names = lowering.names;
-    Value* weight =
-        row.weight() ? rounded_to_bfloat16(lowering.node->namedInput(*row.weight())) : nullptr;
+    Value* weight = row.weight() ? rounded_to_bfloat16(lowering.node->namedInput(*row.weight())) : nullptr;
     if (weight == nullptr) {
       return;
     }

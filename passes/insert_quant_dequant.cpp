@@ -14,9 +14,9 @@
 //   %q.1 : Tensor = aten::quantize_per_tensor(%y, %_scale_0, %_zero_point_0, %dtype)
 //   %y.1 : Tensor = aten::dequantize(%q.1)
 //
-// Weights whose rows have float zero points keep these. A placeholder becomes quantize and dequantize with the
-// range of each call, or casts to bfloat16 and back, or before a weight of half precision what keeps it within
-// that, or where only the weight is integer a mark on the op; csrc/dynamic.h shows all.
+// Weights whose rows have float zero points keep these. A placeholder becomes quantize and dequantize with
+// the range of each call, or casts to bfloat16 and back, or before a weight of half precision what keeps it
+// within that, or where only the weight is integer a mark on the op; csrc/dynamic.h shows all.
 //
 // Refused: a module without observers, observers of which none has seen data, and values that were NaN or
 // infinite. Left float, with a warning: values on a path that calibration did not take, and those that turned
