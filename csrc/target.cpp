@@ -169,45 +169,34 @@ bool is_bag(const Context& context, const Lowering& lowering) {
   return makes_one_row<mode>(lowering.node) && has_these_rows(context, lowering);
 }
 
-template <Suits has_these_rows, bool last>
-bool is_mean(const Context& context, const Lowering& lowering) {
-  auto given = constant_of(lowering.node->namedInput("include_last_offset"));
-  return given && given->toBool() == last && is_bag<has_these_rows, Bag::Mean>(context, lowering);
-}
-
 // What is done with rows that are looked up, for one way to pack them.
 struct Rows {
   std::string pack;       // gives `packed`
   const char* bag;        // the op
   std::string narrowing;  // of `sums`, where the op pads them
-  Suits sums, means, means_to_last;
+  Suits sums, means;
 };
 
 template <Suits has_these_rows>
 Rows rows_of(const std::string& pack, const char* bag, const std::string& narrowing) {
-  return {pack,
-          bag,
-          narrowing,
-          is_bag<has_these_rows, Bag::Sum>,
-          is_mean<has_these_rows, false>,
-          is_mean<has_these_rows, true>};
+  return {pack, bag, narrowing, is_bag<has_these_rows, Bag::Sum>, is_bag<has_these_rows, Bag::Mean>};
 }
 
-// ATen's op adds up, whatever mode it is told. How many rows a bag has, the next offset says.
+// ATen's op adds up, whatever mode it is told. How many rows a bag has, the next offset says; there may be
+// one for the end of the last bag.
 void add_bags(std::vector<IntegerForm>& forms, const Rows& rows) {
   const std::string sums = rows.pack + "sums = " + rows.bag +
                            "(packed, indices, offsets, False, 0, False, per_sample_weights, None,"
                            " include_last_offset);" +
                            rows.narrowing;
-  const std::string count =
-      "first = aten::slice(offsets, 0, 0, 1, 1); all = aten::numel(indices);"
-      "end = aten::full_like(first, all); sizes = aten::diff(offsets, 1, 0, None, end);";
-  const std::string divide =
-      "counts = aten::clamp(sizes, 1); column = aten::unsqueeze(counts, 1); aten::div(sums, column)";
+  const std::string means = sums +
+                            "first = aten::slice(offsets, 0, 0, 1, 1); all = aten::numel(indices); end = "
+                            "aten::full_like(first, all);"
+                            "steps = aten::diff(offsets, 1, 0, None, end); bags = aten::size(sums, 0);"
+                            "sizes = aten::slice(steps, 0, 0, bags, 1); counts = aten::clamp(sizes, 1);"
+                            "column = aten::unsqueeze(counts, 1); aten::div(sums, column)";
   for (const char* op : {"aten::embedding_bag", "aten::embedding_bag.padding_idx"}) {
-    for (const auto& [recipe, suits] :
-         {std::pair(sums, rows.sums), std::pair(sums + count + divide, rows.means),
-          std::pair(sums + "sizes = aten::diff(offsets, 1, 0);" + divide, rows.means_to_last)}) {
+    for (const auto& [recipe, suits] : {std::pair(sums, rows.sums), std::pair(means, rows.means)}) {
       forms.push_back({.op = op,
                        .recipe = recipe,
                        .suits = suits,

@@ -161,7 +161,7 @@ def test_the_numbers_are_those_of_eager_mode(network: type[nn.Module], bits: int
 
 
 def test_the_numbers_of_4_bits_are_those_of_the_op() -> None:
-    """Test what torch's op for packed rows gives: its eager mode reads 4-bit rows of an Embedding as bytes."""
+    """Test the op for packed rows: torch's eager mode reads the 4-bit rows of an Embedding as bytes."""
     model = nn.Embedding(WORDS, FEATURES).eval()
     observer = NIBBLE.weight()
     observer(model.weight)
