@@ -137,8 +137,10 @@ bool has_dynamic_form(const Target& target, const OpRow& row) {
   return find_dynamic_form(target, row) != nullptr || has_recurrent_form(target, row);
 }
 
+bool looks_up(const OpRow& row) { return row.activations.empty(); }
+
 bool suits(const Target& target, const OpRow& row, Placeholder activation, const Module& weight) {
-  if (row.output == Output::Float) {
+  if (looks_up(row)) {
     return (activation == Placeholder::None || activation == Placeholder::Float) &&
            placeholder_of(weight) == Placeholder::None;
   }

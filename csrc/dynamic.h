@@ -78,6 +78,9 @@ bool has_dynamic_form(const Target& target, const OpRow& row);
 const IntegerForm* find_dynamic_form(const Target& target, const OpRow& row);
 const IntegerForm* choose_dynamic_form(const Context& context, const Lowering& lowering);
 
+// Whether a row stands for what takes no activations, but looks rows of its weight up.
+bool looks_up(const OpRow& row);
+
 // Whether observers of that kind are meant for what a row stands for. Rows that are looked up have no integer
 // input, and nothing else has float zero points.
 bool suits(const Target& target, const OpRow& row, Placeholder activation, const torch::jit::Module& weight);

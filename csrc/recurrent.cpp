@@ -50,12 +50,6 @@ const RecurrentForm* find_recurrent_form(const OpRow& row) {
   return found == forms.end() ? nullptr : &*found;
 }
 
-// An op library without these kernels leaves the stock ops, which run on the native target too.
-bool has_kernel(const Target& target, const RecurrentForm& form) {
-  return target.plain_integers &&
-         !torch::jit::getAllOperatorsFor(c10::Symbol::fromQualString(form.native_op)).empty();
-}
-
 bool is_layer(const Node* node) { return node->schema().argumentIndexWithName("params").has_value(); }
 
 // What one layer has in one direction, as it is packed: integers, or floats that fit into half precision.
@@ -220,7 +214,7 @@ Node* build_native(const Context& context, Node* node, const OpRow& row, const R
 
 bool has_recurrent_form(const Target& target, const OpRow& row) {
   const RecurrentForm* form = find_recurrent_form(row);
-  return form != nullptr && (form->stock_op != nullptr || has_kernel(target, *form));
+  return form != nullptr && (form->stock_op != nullptr || target.plain_integers);
 }
 
 std::optional<std::string> why_not_recurrent(Node* node, const OpRow& row) {
@@ -244,7 +238,7 @@ Node* build_recurrent(const Context& context, Node* node, const OpRow& row) {
   if (matrices.empty()) {
     return nullptr;
   }
-  if (has_kernel(context.target(), form) && !are_half(matrices)) {
+  if (context.target().plain_integers && !are_half(matrices)) {
     if (Node* made = build_native(context, node, row, form, matrices)) {
       return made;
     }

@@ -143,7 +143,7 @@ def check_kinds(chosen: Mapping[Any, QConfig | None], dynamic: bool, caller: str
     A static call takes dynamic ones beside static ones.
     """
     qconfigs = {qconfig for qconfig in chosen.values() if qconfig is not None}
-    mixed = not dynamic and not all(map(_is_dynamic, qconfigs))
+    mixed = not dynamic and any(map(_is_calibrated, qconfigs))
     faults = {qconfig: _fault(qconfig, dynamic or (mixed and _is_dynamic(qconfig))) for qconfig in qconfigs}
     for node, qconfig in chosen.items():
         fault = None if qconfig is None else faults[qconfig]
@@ -153,6 +153,11 @@ def check_kinds(chosen: Mapping[Any, QConfig | None], dynamic: bool, caller: str
 
 def _is_dynamic(qconfig: QConfig) -> bool:
     return bool(getattr(qconfig.activation(), "is_dynamic", False))
+
+
+def _is_calibrated(qconfig: QConfig) -> bool:
+    activation = qconfig.activation()
+    return not _is_dynamic(qconfig) and getattr(activation, "dtype", None) != torch.float32
 
 
 def _fault(qconfig: QConfig, dynamic: bool) -> str | None:

@@ -111,7 +111,7 @@ class Fuser {
     if (is_dynamic(node, *row)) {
       return replace_dynamic(node, *row);
     }
-    if (all_dynamic_ && row->output != Output::Float) {
+    if (all_dynamic_ && !looks_up(*row)) {
       return {"", why_not_dynamic(node, *row)};
     }
     if (!has_integer_form(target_, *row)) {

@@ -104,7 +104,7 @@ class Inserter {
     if (!suits(context_.target(), *row, placeholder, observers->second->weight)) {
       return {"", kUnsuited};
     }
-    if (placeholder == Placeholder::Float && row->output == Output::Float) {
+    if (placeholder == Placeholder::Float && looks_up(*row)) {
       observe_weights(node, *row, *observers->second);
       return {"observed", ""};
     }
@@ -140,8 +140,7 @@ class Inserter {
 
   std::optional<std::string> why_not_observed(Node* node, const OpRow& row,
                                               const ObserverPair& observers) const {
-    const bool dynamic =
-        placeholder_of(observers.activation) != Placeholder::None && row.output != Output::Float;
+    const bool dynamic = placeholder_of(observers.activation) != Placeholder::None && !looks_up(row);
     if (auto reason = dynamic ? why_never_dynamic(context_, node) : std::nullopt) {
       return reason;
     }
