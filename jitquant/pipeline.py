@@ -62,6 +62,7 @@ LOWER = (
     "fuse_activation",  # after keep_float, which lets a linear give float to a gelu
     "cancel_quant_pairs",  # fusion brought plain integers together
     "fuse_padding",  # needs the native quantize and convolution
+    "merge_linears",  # needs the integer ops; before something is written over what one of them gives
     "fuse_residual_add",  # needs the integer ops
     "remove_fences",  # fusion was the last to look at them
     "fold_prepack",  # while weights are attributes: torch's freezing compares all constants with each other
