@@ -34,7 +34,7 @@ help:
 demo: $(STAMPS)/extension $(STAMPS)/extra-demo
 	@$(PY) tutorials/demo.py
 
-test: $(STAMPS)/extension $(STAMPS)/extra-test $(STAMPS)/torchvision
+test: $(STAMPS)/extension $(STAMPS)/extra-test $(STAMPS)/torchvision $(STAMPS)/minilm
 	@$(PY) -m pytest $(ARGS)
 
 lint: $(STAMPS)/torch $(STAMPS)/extra-lint

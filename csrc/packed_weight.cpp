@@ -66,6 +66,19 @@ class DequantizedRows:
     return None
 )";
 
+// torch itself saves such a weight as float32.
+constexpr const char* kPackedHalf = R"(
+class PackedHalf:
+  packed : __torch__.torch.classes.quantized.LinearPackedParamsBase
+  def __getstate__(self: __torch__.jitquant.PackedHalf) -> Tuple[Tensor, Optional[Tensor]]:
+    weight, bias, = ops.quantized.linear_unpack_fp16(self.packed)
+    return (torch.to(weight, 5), bias)
+  def __setstate__(self: __torch__.jitquant.PackedHalf, state: Tuple[Tensor, Optional[Tensor]]) -> NoneType:
+    weight, bias, = state
+    self.packed = ops.quantized.linear_prepack_fp16(torch.to(weight, 6), bias)
+    return None
+)";
+
 struct Holder {
   const char* prepack;
   const char* class_name;
@@ -77,6 +90,7 @@ constexpr Holder kHolders[]{
     {"onednn::qconv_prepack", "__torch__.jitquant.PackedConv", kPackedConv, 1},
     {"onednn::qlinear_prepack", "__torch__.jitquant.PackedLinear", kPackedLinear, 1},
     {"jitquant::dequantize_rows", "__torch__.jitquant.DequantizedRows", kDequantizedRows, 0},
+    {"quantized::linear_prepack_fp16", "__torch__.jitquant.PackedHalf", kPackedHalf, 0},
 };
 
 constexpr uint64_t kOpVersion = 1;

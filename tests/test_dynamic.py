@@ -446,6 +446,23 @@ def test_multiply_adds_are_counted(target: str) -> None:
         assert counted.integer_share == (1 if qconfig is PER_CHANNEL else 0)
 
 
+def test_a_file_in_half_precision_is_half_as_large(target: str, tmp_path: Path) -> None:
+    """Test that weights are half in the file, and that a process without jitquant loads and saves it so."""
+    model, x = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256, bias=False)).eval(), torch.randn(2, 256)
+    made = quantized(model, HALF, target=target)
+    torch.jit.save(made, tmp_path / "half.pt")
+    torch.save((x, made(x)), tmp_path / "numbers.pt")
+    code = (
+        "import sys, torch; module = torch.jit.load('half.pt'); x, y = torch.load('numbers.pt')\n"
+        "assert torch.equal(module(x), y) and 'jitquant' not in sys.modules\n"
+        "torch.jit.save(module, 'again.pt')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    floats = sum(weight.numel() * 4 for weight in model.parameters())
+    for name in ("half.pt", "again.pt"):
+        assert (tmp_path / name).stat().st_size < 0.5 * floats + 20_000
+
+
 @needs_native
 def test_half_precision_on_the_native_target() -> None:
     model, x = Net(), torch.randn(4, 16)

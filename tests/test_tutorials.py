@@ -83,6 +83,16 @@ def test_cpp_program_runs_files_of_the_native_target(tmp_path: Path, program: Pa
 
 
 @pytest.mark.slow
+def test_dynamic_tutorial_runs(tmp_path: Path) -> None:
+    """Test that the dynamic tutorial runs from top to bottom, and its table has every kind."""
+    printed = run(sys.executable, TUTORIALS / "dynamic_quantization.py", folder=tmp_path)
+    assert "How do I reset my password?" in printed
+    cosines = {line[:24].strip(): float(line.split()[-1]) for line in printed.splitlines() if " MB " in line}
+    assert {"float", "int8", "int8, words too", "half"} <= cosines.keys()
+    assert min(cosines.values()) > 0.98
+
+
+@pytest.mark.slow
 def test_static_tutorial_runs(tmp_path: Path) -> None:
     """Test that the static tutorial runs from top to bottom."""
     assert "int8" in run(sys.executable, TUTORIALS / "static_quantization.py", folder=tmp_path)
