@@ -37,7 +37,8 @@ bool reduces_range(const torch::jit::Module& observer);
 inline constexpr char kChooseQParams[] = "aten::_choose_qparams_per_tensor";
 inline constexpr char kSaturateToHalf[] = "aten::_saturate_weight_to_fp16";
 inline constexpr char kNoDynamicForm[] = "it has no dynamic form";
-inline constexpr char kOnlyDynamicForm[] = "it has a dynamic form only: quantize_dynamic_jit takes it";
+inline constexpr char kOnlyDynamicForm[] =
+    "it has a dynamic form only: name a dynamic qconfig for it (see quantize_dynamic_jit)";
 inline constexpr char kUnsuited[] = "no qconfig of a kind that suits it names it";
 
 // An attribute of an op of which only the weight becomes integer.

@@ -107,7 +107,8 @@ void eliminate_dead_code(const std::shared_ptr<torch::jit::Graph>& graph) {
     return;
   }
   for_each_node_from_the_end(graph->block(), [](Node* node) {
-    if (!node->hasUses() && !node->hasSideEffects()) {
+    // For libtorch an attribute that is set is no side effect.
+    if (!node->hasUses() && !node->hasSideEffects() && node->kind() != c10::prim::SetAttr) {
       node->destroy();
     }
   });

@@ -29,8 +29,8 @@ bool holds_tensors(const Value* value) {
 // The values of a weight, or of its quantized and dequantized copy.
 int64_t values_of(const Context& context, const Value* weight) {
   const auto is_link = [](const Node* node) {
-    return is_quantize(node) ||
-           is_op(node, {"aten::dequantize", "aten::quantize_per_channel", "aten::_saturate_weight_to_fp16"});
+    return is_quantize(node) || is_op(node, {"aten::dequantize", "aten::quantize_per_channel",
+                                             "aten::_saturate_weight_to_fp16", "aten::to"});
   };
   while (is_link(weight->node()) || is_observed(weight)) {
     weight = weight->node()->input(is_observed(weight) ? 1 : 0);

@@ -139,6 +139,13 @@ bool makes_one_row(const Node* bag) {
                      [](const Value* output) { return !output->hasUses(); });
 }
 
+// The op on 4-bit rows has their scales and what zero stands for in half precision.
+bool fit_into_half(const at::Tensor& scales, const at::Tensor& zero_points) {
+  const at::Tensor zeros = scales.to(at::kFloat).mul(zero_points.to(at::kFloat));
+  return scales.to(at::kHalf).isfinite().all().item<bool>() &&
+         zeros.to(at::kHalf).isfinite().all().item<bool>();
+}
+
 // Rows of unsigned integers with a float zero point each.
 template <at::ScalarType type>
 bool has_rows(const Context& context, const Lowering& lowering) {
@@ -147,10 +154,12 @@ bool has_rows(const Context& context, const Lowering& lowering) {
     return false;
   }
   auto zero_points = context.static_tensor(quantize->namedInput("zero_points"));
+  auto scales = context.static_tensor(quantize->namedInput("scales"));
   auto axis = constant_of(quantize->namedInput("axis"));
   auto dtype = constant_of(quantize->namedInput("dtype"));
-  return zero_points && zero_points->is_floating_point() && axis && axis->toInt() == 0 && dtype &&
-         static_cast<at::ScalarType>(dtype->toInt()) == type;
+  return zero_points && zero_points->is_floating_point() && scales && axis && axis->toInt() == 0 && dtype &&
+         static_cast<at::ScalarType>(dtype->toInt()) == type &&
+         (type != at::kQUInt4x2 || fit_into_half(*scales, *zero_points));
 }
 
 // Rows of signed integers with zero as their zero point.

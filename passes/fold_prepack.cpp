@@ -76,6 +76,21 @@ std::optional<torch::jit::Stack> evaluate_inputs(const Context& context, const N
   return stack;
 }
 
+// Scales and the like by what they hold, weights by where they are.
+std::string words_for_tensor(const at::Tensor& tensor) {
+  constexpr int64_t kFew = 4096;
+  std::ostringstream words;
+  words << tensor.scalar_type() << tensor.sizes();
+  if (tensor.layout() == at::kStrided && !tensor.is_quantized() && tensor.numel() <= kFew) {
+    const at::Tensor numbers = tensor.contiguous();
+    words.write(static_cast<const char*>(numbers.const_data_ptr()),
+                static_cast<std::streamsize>(numbers.nbytes()));
+  } else {
+    words << static_cast<const void*>(tensor.unsafeGetTensorImpl());
+  }
+  return words.str();
+}
+
 // What a value is in words, so that two of the same words are the same in every call.
 std::string words_for(const Value* value) {
   if (auto path = attribute_path(value)) {
@@ -84,10 +99,9 @@ std::string words_for(const Value* value) {
   std::ostringstream words;
   if (auto known = torch::jit::toIValue(value)) {
     if (known->isTensor()) {
-      words << "tensor" << static_cast<const void*>(known->toTensor().unsafeGetTensorImpl());
-    } else {
-      words << *known;
+      return words_for_tensor(known->toTensor());
     }
+    words << *known;
     return words.str();
   }
   words << value->node()->kind().toQualString() << '(';
@@ -98,13 +112,14 @@ std::string words_for(const Value* value) {
   return words.str();
 }
 
-// Weights that a cell or a linear takes, wherever. Other kernels keep plans for the sizes at their place, so
-// that each place has one of its own.
+// What packs a weight. A kernel without one keeps plans for the sizes at its place, so that each place has
+// one of its own.
 bool may_be_shared(const Node* node) {
-  return is_op(node,
-               {"quantized::linear_prepack", "quantized::linear_prepack_fp16",
-                "quantized::make_quantized_cell_params_dynamic", "quantized::make_quantized_cell_params_fp16",
-                "jitquant::linear_dynamic_prepack", "jitquant::recurrent_prepack"});
+  return std::any_of(node->inputs().begin(), node->inputs().end(), [](const Value* input) {
+    const auto list = input->type()->cast<c10::ListType>();
+    const auto& type = list ? list->getElementType() : input->type();
+    return type->isSubtypeOf(*c10::TensorType::get()) || type->kind() == c10::TypeKind::ClassType;
+  });
 }
 
 // Reads an attribute once more, before `before`.

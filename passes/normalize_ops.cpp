@@ -155,6 +155,9 @@ std::vector<RewriteRule> make_rules() {
     rules.push_back(convolution(op, true, tail, "aten::conv_transpose3d", has_spatial<3>));
   }
   const std::vector<RewriteRule> others{
+      {.name = "product of two matrices",
+       .pattern = "graph(%x, %z):\n  %y = aten::mm(%x, %z)\n  return (%y)",
+       .replacement = "graph(%x, %z):\n  %y = aten::matmul(%x, %z)\n  return (%y)"},
       {.name = "addmm with a transposed weight",
        .pattern = "graph(%x, %w, %b, %beta, %alpha):\n  %t = aten::t(%w)\n"
                   "  %y = aten::addmm(%b, %x, %t, %beta, %alpha)\n  return (%y)",

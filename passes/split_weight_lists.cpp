@@ -11,8 +11,11 @@
 //   %weights : Tensor[] = prim::ListConstruct(%weight_ih_l0, %weight_hh_l0, ...)
 //   %y, %h, %c = aten::lstm(%x, %hx, %weights, ...)
 //
-// A tensor that no attribute beside the list holds becomes a constant. Left alone: lists that are not the
+// A tensor that no attribute beside the list holds becomes a constant, and all do where another method of the
+// module may take the list. Left alone: lists that are not the
 // same in every call.
+
+#include <map>
 
 #include <ATen/ATen.h>
 
@@ -66,10 +69,20 @@ const std::string* name_of(const at::Tensor& tensor, const NamedTensors& tensors
   return nullptr;
 }
 
-Value* read_single(Node* before, Value* list, const at::Tensor& tensor, const NamedTensors& tensors) {
+// A constant for each tensor, so that what takes it several times is known to take the same.
+using Constants = std::map<std::pair<const void*, std::vector<int64_t>>, at::Tensor>;
+
+const at::Tensor& only_copy(Constants& constants, const at::Tensor& tensor) {
+  auto& kept = constants[{tensor.const_data_ptr(), tensor.sizes().vec()}];
+  kept = kept.defined() ? kept : tensor.detach();
+  return kept;
+}
+
+Value* read_single(Node* before, Value* list, const at::Tensor& tensor, const NamedTensors& tensors,
+                   Constants& constants) {
   const std::string* name = name_of(tensor, tensors);
   if (name == nullptr) {
-    return constant(before, tensor.detach());
+    return constant(before, only_copy(constants, tensor));
   }
   torch::jit::WithInsertPoint guard(before);
   Value* read = before->owningGraph()->insertGetAttr(list->node()->input(), *name);
@@ -78,17 +91,23 @@ Value* read_single(Node* before, Value* list, const at::Tensor& tensor, const Na
   return read;
 }
 
-bool split(const Context& context, Node* node, size_t index) {
+// Freezing refuses attributes that share memory, as a list and what is in it would where a method is left
+// that takes the list.
+bool has_other_methods(const Context& context) {
+  return context.module.get_methods().size() > context.methods().size();
+}
+
+bool split(const Context& context, Constants& constants, Node* node, size_t index) {
   Value* list = node->input(index);
   const bool is_split = list->node()->kind() == c10::prim::ListConstruct;
   auto known = is_split ? std::nullopt : context.static_value(list);
   if (!known || !known->isTensorList()) {
     return false;
   }
-  const NamedTensors tensors = tensors_beside(context, list);
+  const NamedTensors tensors = has_other_methods(context) ? NamedTensors() : tensors_beside(context, list);
   std::vector<Value*> singles;
   for (const at::Tensor& tensor : known->toTensorVector()) {
-    singles.push_back(read_single(node, list, tensor, tensors));
+    singles.push_back(read_single(node, list, tensor, tensors, constants));
   }
   Node* made = node->owningGraph()->createList(c10::TensorType::get(), singles)->insertBefore(node);
   made->copyMetadata(node);
@@ -100,12 +119,13 @@ bool split(const Context& context, Node* node, size_t index) {
 
 int64_t SplitWeightLists(Context& context) {
   int64_t count = 0;
+  Constants constants;
   at::NoGradGuard no_grad;
   for (const auto& graph : context.graphs()) {
     for_each_node(graph->block(), [&](Node* node) {
       const OpRow* row = find_row(node);
       for (const auto& name : row == nullptr ? std::vector<std::string>() : row->weights) {
-        count += split(context, node, *node->schema().argumentIndexWithName(name));
+        count += split(context, constants, node, *node->schema().argumentIndexWithName(name));
       }
     });
     eliminate_dead_code(graph);

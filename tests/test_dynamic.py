@@ -469,3 +469,25 @@ def test_half_precision_on_the_native_target() -> None:
     made = quantized(model, HALF, target="native")
     assert "quantized::linear_relu_dynamic_fp16" in ops_of(made)
     check_near(made(x), model(x), 60)
+
+
+def test_mm_is_a_linear_too(target: str) -> None:
+    """Test the product that only takes matrices."""
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(16, 8) * 0.2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.mm(x, self.weight)
+
+    model, x = Product(), torch.randn(4, 16)
+    made = quantized(model, PER_CHANNEL, target=target)
+    assert jitquant.summarize(made).ops[0].is_integer
+    check_near(made(x), model(x))
+
+
+def test_a_summary_counts_bfloat16_weights(target: str) -> None:
+    made = quantized(Net(), BFLOAT16, target=target)
+    assert jitquant.summarize(made).weights_share == 1

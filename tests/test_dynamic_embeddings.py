@@ -304,3 +304,16 @@ def test_integers_of_one_axis_only_are_rows() -> None:
     module = quantize_dynamic_jit(model, {"": QConfig(BYTE.activation, weight)})
     assert torch.equal(module(TABLE), model(TABLE))
     assert "no op takes its kind of scales" in reasons_of(module)["aten::embedding"]
+
+
+def test_rows_too_large_for_half_precision_stay_float(target: str) -> None:
+    """Test that 4 bits, whose scales are in half precision, never give infinity."""
+    model = nn.Sequential(nn.Embedding(10, 8)).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(1e6)
+    qconfig = {"": jitquant.float_qparams_weight_only_qconfig_4bit}
+    made = jitquant.quantize_dynamic_jit(torch.jit.script(model), qconfig, target=target)
+    words = torch.arange(10)
+    assert torch.equal(made(words), model(words))
+    (op,) = jitquant.summarize(made).ops
+    assert "no op takes its kind of scales" in op.reason
