@@ -2,9 +2,9 @@
 // directions, so what a target makes of them is built here. For a layer on the target `quantized`:
 //   %packed_ih = quantized::linear_prepack(%w_ih, %b_ih)
 //   %packed_hh = quantized::linear_prepack(%w_hh, %b_hh)
-//   %cell = quantized::make_quantized_cell_params_dynamic(%packed_ih, %packed_hh, %b_ih, %b_hh,
-//   %reduce_range) %cells = prim::ListConstruct(%cell, ...) %y, %h, %c = aten::quantized_lstm(%x, %hx,
-//   %cells, ...)
+//   %cell = quantized::make_quantized_cell_params_dynamic(%packed_ih, %packed_hh, %b_ih, %b_hh, %reduce)
+//   %cells = prim::ListConstruct(%cell, ...)
+//   %y, %h, %c = aten::quantized_lstm(%x, %hx, %cells, ...)
 // and on the target `native`:
 //   %kernel = jitquant::recurrent_prepack(%kind, %weights, %scales, %biases, %num_layers, %bidirectional)
 //   %y, %h, %c = jitquant::lstm_dynamic(%x, %hx, %kernel, %batch_first)

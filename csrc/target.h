@@ -35,9 +35,7 @@ struct Lowering {
 //   $number                            of arithmetic with a number: that, as a quantized tensor,
 //   $slopes                            of prelu, as a quantized tensor,
 //   $factors                           of the result's channels, behind the elementwise function, or None,
-//   $features, $row_shape              of a weight of which rows are looked up: how wide a row is, as a
-//   number
-//                                      and as the shape of one.
+//   $features, $row_shape              how wide a row is that is looked up, as a number and as its shape.
 // An argument of the float op that the recipe does not take must have its default value, else the op stays
 // float.
 struct IntegerForm {

@@ -35,7 +35,8 @@ def prepare_dynamic_jit(
     Args:
         qconfig_dict: as for ``prepare_jit``, with dynamic qconfigs: ``default_dynamic_qconfig``,
             ``per_channel_dynamic_qconfig``, ``bfloat16_dynamic_qconfig``, ``float16_dynamic_qconfig``,
-            ``weight_only_int8_qconfig``, or torch.ao's of these names.
+            ``weight_only_int8_qconfig``, for embeddings ``float_qparams_weight_only_qconfig`` and
+            ``float_qparams_weight_only_qconfig_4bit``, or torch.ao's of these names.
         model, inplace, target, methods, preserved_attrs, print_graphs, stop_after: as for ``prepare_jit``.
 
     Raises:
@@ -112,12 +113,16 @@ def quantize_dynamic_jit(
     print_graphs: bool = False,
     stop_after: str | None = None,
 ) -> torch.jit.ScriptModule:
-    """Quantizes linears and recurrent layers dynamically: float tensors in and out, 8 bits within.
+    """Quantizes without calibration: float tensors in and out, and within what each op's qconfig says.
 
-    Linears take any leading dimensions; LSTMs and GRUs take batches, single sequences and packed ones. With
-    ``debug=True`` a recurrent layer is the float op on quantized weights and a quantized input. The integer
-    op also rounds the hidden state of each step and what goes from layer to layer: its numbers are near, but
-    not equal.
+    With the int8 qconfigs and in half precision linears, recurrent layers and cells; with the others linears
+    alone; embeddings with qconfigs of their own; convolutions with int8 qconfigs that name them. Linears take
+    any leading dimensions (on the default target, and in half precision, at least one); LSTMs and GRUs take
+    batches, single sequences and packed ones.
+
+    With ``debug=True`` a recurrent layer is the float op on quantized weights and a quantized input. The
+    integer op also rounds the hidden state of each step and what goes from layer to layer: its numbers are
+    near, but not equal.
 
     Args:
         model, qconfig_dict, inplace, debug, target, methods, strict, preserved_attrs, print_graphs,
