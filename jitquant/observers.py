@@ -47,6 +47,7 @@ FLOAT32_EPS = torch.finfo(torch.float32).eps
 
 INTEGER_RANGES = {torch.quint8: (0, 255), torch.qint8: (-128, 127), torch.quint4x2: (0, 15)}
 FLOAT_ZERO_POINTS = torch.per_channel_affine_float_qparams
+SCRIPTED_FLOAT_ZERO_POINTS = 4  # TorchScript keeps a qscheme as the number that C++ has for it
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
 PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric, FLOAT_ZERO_POINTS)

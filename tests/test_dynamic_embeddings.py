@@ -234,6 +234,17 @@ def test_embeddings_and_linears_each_by_their_own(bits: int, target: str) -> Non
     assert sqnr(model(TABLE), module(TABLE)) > DECIBELS[bits] - 10
 
 
+@BITS
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_rows_say_nothing_of_the_range_of_activations(bits: int, reduce_range: bool) -> None:
+    """Test that `info` gives the range of the linear, as nothing multiplies the integers of rows."""
+    activation = PlaceholderObserver.with_args(is_dynamic=True, reduce_range=reduce_range)
+    rows = QCONFIGS[bits]
+    mapping = {"": QConfig(activation, PerChannelMinMaxObserver), "embedding": rows, "bag": rows}
+    module = quantize_dynamic_jit(torch.jit.script(Recommender().eval()), mapping)
+    assert jitquant.info(module)["reduce_range"] is reduce_range
+
+
 @pytest.mark.parametrize("qconfig", [jitquant.default_dynamic_qconfig, jitquant.float16_dynamic_qconfig])
 def test_a_qconfig_of_linears_leaves_embeddings_float(qconfig: QConfig) -> None:
     """Test that, as in torch, embeddings stay float until they are told otherwise, and are said to."""

@@ -8,6 +8,7 @@ import torch
 from torch.ao.quantization import observer as ao
 
 from jitquant.observers import (
+    SCRIPTED_FLOAT_ZERO_POINTS,
     FixedQParamsObserver,
     HistogramObserver,
     MinMaxObserver,
@@ -49,6 +50,13 @@ def test_qscheme_survives_scripting(make):
     own = torch.jit.script(eager)._c.getattr("qscheme")
     peer = ao.PerChannelMinMaxObserver if "channel" in str(eager.qscheme) else ao.MinMaxObserver
     assert own == torch.jit.script(peer(dtype=eager.dtype, qscheme=eager.qscheme))._c.getattr("qscheme")
+
+
+def test_float_zero_points_are_known_once_scripted():
+    """Test that the number which stands for the qscheme is that of our observer and of torch's."""
+    arguments = {"dtype": torch.quint8, "qscheme": torch.per_channel_affine_float_qparams}
+    for make in (PerChannelMinMaxObserver, ao.PerChannelMinMaxObserver):
+        assert torch.jit.script(make(**arguments))._c.getattr("qscheme") == SCRIPTED_FLOAT_ZERO_POINTS
 
 
 def test_the_channel_axis_is_an_attribute_of_the_scripted_module():
