@@ -20,6 +20,7 @@ from jitquant.pipeline import Record
 
 ATTRIBUTE = "_jitquant_report"
 FLOAT_BYTES = 4
+TARGETS = ("quantized", "native")
 
 __all__ = ["OpSummary", "Summary", "summarize"]
 
@@ -180,25 +181,31 @@ def check_strict(
 
     `strict` is True for every op that has an integer form on the target (if `dynamic`, a dynamic one, but
     that convolutions become dynamic only where they are named, and so they have to be here), or names: of ops
-    (``"conv2d"`` or ``"aten::conv2d"``) and of modules (``"layer1.0"``).
+    (``"conv2d"`` or ``"aten::conv2d"``) and of modules (``"layer1.0"``). What runs as it is on integers and
+    floats alike computes nothing, and is asked for only where an op's name says so.
     """
     if strict is False:
         return
     ops = [OpSummary(**record) for record in records]
     if strict is True:
         kind = "dynamic" if dynamic else "integer"
-        with_form = {row["op"].split(".")[0] for row in _C.op_table() if row[target][kind]}
+        with_form = {row["op"].split(".")[0] for row in _C.op_table() if row[target][kind]} - _moving_ops()
         if dynamic:
             with_form = {op for op in with_form if not op.startswith("aten::conv")}
         asked = [op for op in ops if op.op in with_form]
     else:
         for name in strict:
-            if not any(_is_named(op, name) for op in ops):
+            if not any(_is_op(op, name) or _is_within(op, name) for op in ops):
                 raise QuantizationError(
                     f"{caller}: strict={name!r} is no op and no module of the model; "
                     "name an op such as 'conv2d', or the path of a submodule"
                 )
-        asked = [op for op in ops if any(_is_named(op, name) for name in strict)]
+        moving = _moving_ops()
+        asked = [
+            op
+            for op in ops
+            if any(_is_op(op, name) or (_is_within(op, name) and op.op not in moving) for name in strict)
+        ]
     left = [op for op in asked if not op.is_integer]
     if left:
         lines = "\n".join(f"  {op}: {op.reason}" for op in left)
@@ -208,5 +215,18 @@ def check_strict(
         )
 
 
-def _is_named(op: OpSummary, name: str) -> bool:
-    return name in (op.op, op.op.removeprefix("aten::"), op.module) or op.module.startswith(f"{name}.")
+def _moving_ops() -> set[str]:
+    """The ops that keep their input's scale and run as they are on all targets: ``aten::squeeze``."""
+    return {
+        row["op"].split(".")[0]
+        for row in _C.op_table()
+        if row["output"] == "same" and not any(row[target]["recipes"] for target in TARGETS)
+    }
+
+
+def _is_op(op: OpSummary, name: str) -> bool:
+    return name in (op.op, op.op.removeprefix("aten::"))
+
+
+def _is_within(op: OpSummary, path: str) -> bool:
+    return op.module == path or op.module.startswith(f"{path}.")
