@@ -29,6 +29,7 @@ __all__ = [
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
     "get_default_qconfig",
+    "is_dynamic_where_named",
     "make_observers",
     "of_the_whole_model",
     "per_channel_dynamic_qconfig",
@@ -191,15 +192,17 @@ def _fault_of_weight(weight: nn.Module) -> str | None:
 
 
 def of_the_whole_model(op: str, qconfig: QConfig | None) -> QConfig | None:
-    """What the qconfig of a whole model means for an op that nothing else names.
+    """What the qconfig of a whole model means for an op that nothing else names."""
+    return _float if qconfig is not None and is_dynamic_where_named(op) and _is_dynamic(qconfig) else qconfig
 
-    A dynamic one leaves convolutions float, as in torch: at each call their input is read thrice more, which
-    takes longer than a convolution of few channels. Where they are named, they become dynamic.
+
+def is_dynamic_where_named(op: str) -> bool:
+    """Whether the dynamic qconfig of a whole model leaves an op (``"conv2d"``, ``"aten::conv2d"``) float.
+
+    So it is with convolutions, as in torch: at each call their input is read thrice more, which takes longer
+    than a convolution of few channels. Where they are named, they become dynamic.
     """
-    is_convolution = op.startswith("conv")
-    if is_convolution and qconfig is not None and getattr(qconfig.activation(), "is_dynamic", False):
-        return _float
-    return qconfig
+    return op.removeprefix("aten::").startswith("conv")
 
 
 def make_observers(qconfig: QConfig) -> tuple[ScriptModule, ScriptModule]:

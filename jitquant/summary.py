@@ -17,6 +17,7 @@ from jitquant.errors import QuantizationError
 from jitquant.info import read_info
 from jitquant.multiply_adds import MultiplyAdds, count_multiply_adds
 from jitquant.pipeline import Record
+from jitquant.qconfig import is_dynamic_where_named
 
 ATTRIBUTE = "_jitquant_report"
 FLOAT_BYTES = 4
@@ -191,7 +192,7 @@ def check_strict(
         kind = "dynamic" if dynamic else "integer"
         with_form = {row["op"].split(".")[0] for row in _C.op_table() if row[target][kind]} - _moving_ops()
         if dynamic:
-            with_form = {op for op in with_form if not op.startswith("aten::conv")}
+            with_form = {op for op in with_form if not is_dynamic_where_named(op)}
         asked = [op for op in ops if op.op in with_form]
     else:
         for name in strict:
