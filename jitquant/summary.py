@@ -20,7 +20,15 @@ from jitquant.pipeline import Record
 from jitquant.qconfig import is_dynamic_where_named
 
 ATTRIBUTE = "_jitquant_report"
-FLOAT_BYTES = 4
+INTEGER_SAVES = 3.0  # bytes of the 4 of a float
+SAVES = {  # what else a weight becomes
+    "quantized::linear_dynamic_fp16": 2.0,
+    "quantized::linear_relu_dynamic_fp16": 2.0,
+    "jitquant::linear_bfloat16": 2.0,
+    "jitquant::linear_bfloat16_add": 2.0,
+    "jitquant::linear_bfloat16_add_": 2.0,
+    "quantized::embedding_bag_4bit_rowwise_offsets": 3.5,
+}
 TARGETS = ("quantized", "native")
 
 __all__ = ["OpSummary", "Summary", "summarize"]
@@ -83,8 +91,11 @@ class Summary:
 
     @property
     def bytes_saved(self) -> int:
-        """How many bytes fewer the integer weights take than float32 ones."""
-        return sum((FLOAT_BYTES - 1) * op.weights for op in self.ops if op.is_integer)
+        """How many bytes fewer the weights of 8 or 4 bits, or of half precision, take than float32 ones.
+
+        A recurrent layer's are counted as 8 bits, whatever its qconfig says.
+        """
+        return int(sum(SAVES.get(op.becomes, INTEGER_SAVES) * op.weights for op in self.ops if op.is_integer))
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows, for other programs."""
