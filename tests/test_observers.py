@@ -15,6 +15,7 @@ from jitquant.observers import (
     MovingAverageMinMaxObserver,
     PercentileObserver,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
     WeightMinMaxObserver,
 )
 from tests.observing import qparams_in_numpy, saved_and_loaded, watched
@@ -455,6 +456,19 @@ def test_a_factory_reads_well():
             {"qscheme": torch.per_channel_affine_float_qparams},
             ValueError,
             "qint8: float zero points go with unsigned integers; pass dtype=torch.quint8",
+        ),
+        (
+            PlaceholderObserver,
+            {"dtype": torch.float64},
+            ValueError,
+            "float64: no value is kept in it; pass torch.quint8 or torch.qint8 or torch.float16 or "
+            "torch.bfloat16 or torch.float32",
+        ),
+        (
+            PlaceholderObserver,
+            {"dtype": "half"},
+            TypeError,
+            "dtype='half' is a str; pass .* or torch.float16",
         ),
         (MinMaxObserver, {"dtype": "qint8"}, TypeError, "dtype='qint8' is a str; pass torch.quint8"),
         (
