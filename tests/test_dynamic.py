@@ -1,4 +1,4 @@
-"""Tests of dynamic quantization: linears whose input becomes integer at each call, on stock ops."""
+"""Tests of dynamic quantization: linears whose input becomes integer at each call, on both targets."""
 
 import io
 import subprocess
