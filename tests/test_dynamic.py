@@ -241,6 +241,10 @@ def test_info_and_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert jitquant.check(made)
 
 
+IDENTITY = r"linear at .*\(first\).*activation observer is an Identity.* choose .*weight_only_int8_qconfig"
+FOR_TRAINING = "FakeQuantize, is for training and has seen no weight; choose .*WeightMinMaxObserver"
+
+
 def code_of(model: torch.jit.ScriptModule) -> bytes:
     file = io.BytesIO()
     torch.jit.save(model, file)
@@ -261,6 +265,9 @@ def code_of(model: torch.jit.ScriptModule) -> bytes:
             "bfloat16 and weights of .*16; pass",
         ),
         ("prepare_jit", BFLOAT16, "records nothing"),
+        ("prepare_jit", ao.default_weight_only_qconfig, IDENTITY),
+        ("prepare_dynamic_jit", ao.default_weight_only_qconfig, IDENTITY),
+        ("prepare_dynamic_jit", ao.default_dynamic_qat_qconfig, FOR_TRAINING),
     ],
 )
 def test_a_qconfig_of_the_other_kind_is_refused(call: str, qconfig: Any, words: str) -> None:

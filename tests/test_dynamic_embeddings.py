@@ -306,6 +306,18 @@ def test_weights_that_nothing_takes_are_refused(call: str) -> None:
         getattr(jitquant, call)(torch.jit.script(Recommender().eval()), {"": qconfig})
 
 
+@BITS
+def test_observers_for_training_are_refused_unless_the_model_runs(bits: int) -> None:
+    """Test that rows whose observer saw none are refused in words, and that calibration lets it see them."""
+    training = {8: ao.default_embedding_qat_qconfig, 4: ao.default_embedding_qat_qconfig_4bit}[bits]
+    model = torch.jit.script(nn.Embedding(WORDS, FEATURES).eval().requires_grad_(False))
+    remedy = repr(QCONFIGS[bits].weight().dtype) + ", qscheme=torch.per_channel_affine_float_qparams"
+    with pytest.raises(QuantizationError, match=f"qconfig of embedding.* is for training.*{remedy}"):
+        quantize_dynamic_jit(model, {"": training})
+    module = jitquant.quantize_jit(model, {"": training}, lambda prepared: prepared(TABLE), [])
+    assert sqnr(model(TABLE), module(TABLE)) > DECIBELS[bits] - 1
+
+
 def test_integers_of_one_axis_only_are_rows() -> None:
     """Test that scales along the features are left alone."""
     weight = PerChannelMinMaxObserver.with_args(
