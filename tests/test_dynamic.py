@@ -284,6 +284,23 @@ def test_a_model_prepared_for_calibration_is_refused() -> None:
         jitquant.convert_dynamic_jit(prepared)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strict": ["second"]}, "1 of 1 ops would stay float"),
+        ({"strict": ["conv9d"]}, "is no op and no module"),
+        ({"target": "fast"}, "there is no target"),
+        ({"stop_after": "insert_observers"}, "is no pass that runs"),
+        ({"preserved_attrs": ["nothing"]}, "no such attribute"),
+    ],
+)
+def test_refusals_name_the_function_that_was_called(options: dict[str, Any], words: str) -> None:
+    """Test that they speak of convert_dynamic_jit, and not of the one that it shares its way with."""
+    prepared = jitquant.prepare_dynamic_jit(torch.jit.script(Net().eval()), {"first": PER_TENSOR})
+    with pytest.raises(QuantizationError, match=f"^convert_dynamic_jit: .*{words}"):
+        jitquant.convert_dynamic_jit(prepared, **options)
+
+
 def test_a_placeholder_is_described_and_has_no_scale() -> None:
     observer = PlaceholderObserver(is_dynamic=True)
     assert repr(observer) == "PlaceholderObserver(dynamic per tensor affine quint8, 0 to 255)"
