@@ -24,7 +24,7 @@ help:
 	@echo "make test      run the tests                    (ARGS=... goes to pytest)"
 	@echo "make lint      ruff, mypy and clang-format, changing nothing"
 	@echo "make format    let ruff and clang-format rewrite what they can"
-	@echo "make bench     measure jitquant beside its peers (table, picture and JSON in $(OUT)/; ARGS=--quick, --help)"
+	@echo "make bench     measure jitquant beside its peers (table, picture and JSON in $(OUT)/; ARGS=--quick, --dynamic, --help)"
 	@echo "make accuracy  what jitquant's presets and its peers keep of the accuracy, and what that takes (ARGS=--quick)"
 	@echo "make coverage  convert every family of torchvision and show what falls short (ARGS=--all, --help)"
 	@echo "make sanitize  run the tests of the op library under the address sanitizer"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -11,18 +11,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from jitquant import cpu, native
-from jitquant.check import most_depthwise_groups
 from jitquant.checks import (
     check_attributes,
     check_evaluation_mode,
     check_pass_name,
-    check_prepared,
     check_run_fn,
     check_script_module,
-    check_target,
 )
-from jitquant.info import write_info
+from jitquant.conversion import convert
 from jitquant.pipeline import (
     BEFORE_OBSERVING,
     CONVERT_PASSES,
@@ -30,14 +26,10 @@ from jitquant.pipeline import (
     OBSERVE,
     PREPARE_PASSES,
     QUANTIZE,
-    PassOptions,
-    Record,
     run_passes,
 )
 from jitquant.preparation import Preparation, QConfigDict, hand_over, quantize, working_copy
 from jitquant.presets import choose_methods
-from jitquant.statistics import merge_ranks, observers_of
-from jitquant.summary import check_strict, read_report, write_report
 
 
 def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> torch.jit.ScriptModule:
@@ -158,42 +150,17 @@ def convert_jit(
         QuantizationError: for a target that is not available, for a model never prepared, or whose
             observers saw nothing, NaN or infinity; and where ``strict`` is not met.
     """
-    caller = "convert_jit"
-    check_script_module(model, caller)
-    facts = check_prepared(model, caller)
-    target = facts["target"] if target is None else target
-    check_target(target, caller)
-    passes = QUANTIZE if debug else CONVERT_PASSES
-    check_pass_name(stop_after, passes, caller)
-    kept = tuple(preserved_attrs or ())
-    check_attributes(model, kept, caller)
-
-    work = working_copy(model, inplace)
-    engine = torch.backends.quantized.engine
-    methods = tuple(facts.get("methods", ("forward",)))
-    records: list[Record] = []
-    if observers_of(work):
-        merge_ranks(work, caller)
-        run_passes(
-            passes,
-            work,
-            PassOptions(engine=engine, target=target, preserved_attrs=kept),
-            methods=methods,
-            records=records,
-            title="convert",
-            print_graphs=print_graphs,
-            stop_after=stop_after,
-        )
-    stage = "debug" if debug else "quantized"
-    if not debug and stop_after is None:
-        records = records or read_report(work)  # without observers there was nothing to decide anew
-        check_strict(records, strict, target, caller, dynamic=facts.get("dynamic", False))
-        write_report(work, records)
-    made = {"stage": stage, "target": target, "cpu": cpu.describe(), **_needs(target, engine, facts)}
-    if stage == "quantized" and target == "quantized":
-        made["depthwise"] = most_depthwise_groups(work, methods)
-    write_info(work, {**facts, **made})
-    return hand_over(model, work, inplace)
+    return convert(
+        "convert_jit",
+        model,
+        inplace,
+        debug,
+        preserved_attrs,
+        target=target,
+        strict=strict,
+        print_graphs=print_graphs,
+        stop_after=stop_after,
+    )
 
 
 def quantize_jit(
@@ -270,17 +237,6 @@ def _calibrate(run_fn: Callable[..., Any], run_args: Sequence[Any], prepared: to
     unoptimized = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
     with torch.no_grad(), unoptimized, _calibration_progress(prepared):
         run_fn(prepared, *run_args)
-
-
-def _needs(target: str, engine: str, prepared: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file needs where it is loaded, and in one line how to get a faster one."""
-    if target == "native":
-        return {"needs": f"{native.LIBRARY.name} (import jitquant, or torch.ops.load_library)"}
-    facts = {"engine": engine}
-    if native.is_available():
-        call = "quantize_dynamic_jit" if prepared.get("dynamic") else "quantize_jit"
-        facts["hint"] = f'{call}(..., target="native") makes a faster one'
-    return facts
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from functools import partial
 
 import torch
 
-from jitquant.api import convert_jit
 from jitquant.checks import check_pass_name, check_prepared, check_script_module
+from jitquant.conversion import convert
 from jitquant.errors import QuantizationError
 from jitquant.pipeline import BEFORE_OBSERVING, CONVERT_PASSES, OBSERVE, QUANTIZE
 from jitquant.preparation import Preparation, QConfigDict, quantize
@@ -88,7 +88,8 @@ def convert_dynamic_jit(
             f"{caller}: the model was prepared by prepare_jit; convert it with convert_jit, or start again "
             "from the float model with prepare_dynamic_jit"
         )
-    return convert_jit(
+    return convert(
+        caller,
         model,
         inplace,
         debug,

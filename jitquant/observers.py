@@ -47,6 +47,7 @@ FLOAT32_EPS = torch.finfo(torch.float32).eps
 
 INTEGER_RANGES = {torch.quint8: (0, 255), torch.qint8: (-128, 127), torch.quint4x2: (0, 15)}
 FLOAT_ZERO_POINTS = torch.per_channel_affine_float_qparams
+SCRIPTED_FLOAT_ZERO_POINTS = 4  # TorchScript keeps a qscheme as the number that C++ has for it
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 PER_TENSOR = (torch.per_tensor_affine, torch.per_tensor_symmetric)
 PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric, FLOAT_ZERO_POINTS)
@@ -131,6 +132,7 @@ class Observer(nn.Module):
     default_dtype: ClassVar[torch.dtype] = torch.quint8
     default_qscheme: ClassVar[torch.qscheme] = torch.per_tensor_affine
     known_dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.quint8, torch.qint8)
+    cause_of_other_dtypes: ClassVar[str] = "not an 8-bit quantized type"
     known_qschemes: ClassVar[tuple[torch.qscheme, ...]] = PER_TENSOR
     records_once: ClassVar[bool] = False
 
@@ -216,7 +218,7 @@ class Observer(nn.Module):
         if not isinstance(dtype, torch.dtype):
             self._refuse_type("dtype", dtype, remedy)
         if dtype not in self.known_dtypes:
-            self._refuse("dtype", dtype, "not an 8-bit quantized type", remedy)
+            self._refuse("dtype", dtype, self.cause_of_other_dtypes, remedy)
         return dtype
 
     def _checked_qscheme(self, qscheme: torch.qscheme) -> torch.qscheme:
@@ -372,6 +374,9 @@ class PlaceholderObserver(Observer):
         RuntimeError: from calculate_qparams (torch.jit.Error once scripted): there is no scale beforehand.
     """
 
+    known_dtypes = (torch.quint8, torch.qint8, *FLOATS)
+    cause_of_other_dtypes = "no value is kept in it"
+
     def __init__(self, *, is_dynamic: bool = False, **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)
         if not isinstance(is_dynamic, bool):
@@ -397,9 +402,6 @@ class PlaceholderObserver(Observer):
         if self.dtype in FLOATS:
             return dynamic + str(self.dtype).removeprefix("torch.")
         return f"{dynamic}{super().extra_repr()}"
-
-    def _checked_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        return dtype if dtype in FLOATS else super()._checked_dtype(dtype)
 
     def _integer_range(
         self, reduce_range: bool, quant_min: int | None, quant_max: int | None

@@ -22,6 +22,7 @@ from jitquant.checks import (
     check_target,
 )
 from jitquant.info import write_info
+from jitquant.observers import SCRIPTED_FLOAT_ZERO_POINTS
 from jitquant.pipeline import PassOptions, Record, run_passes
 from jitquant.qconfig import QConfig, check_kinds
 from jitquant.qconfig_mapping import QConfigMapping
@@ -157,15 +158,21 @@ def hand_over(
 def are_reduced(observers: Sequence[Any]) -> bool:
     """Whether all activations keep to 7 of their 8 bits, or all weights do; products need no more than one.
 
-    What stands for half precision has no integers, and no range of them.
+    What stands for half precision has no integers, and no range of them. Rows that are looked up are neither:
+    nothing multiplies their integers.
     """
     ends = [
         (observer.getattr("quant_min"), observer.getattr("quant_max"))
         if observer.hasattr("quant_min") and observer.hasattr("quant_max")
         else (0, 255)
         for observer in observers
+        if not _watches_rows(observer)
     ]
     known = [(low, high) for low, high in ends if low is not None and high is not None]
     activations = [high for low, high in known if low == 0]
     weights = [high for low, high in known if low < 0]
-    return bool(ends) and (max(activations, default=0) <= 127 or max(weights, default=0) <= 63)
+    return bool(observers) and (max(activations, default=0) <= 127 or max(weights, default=0) <= 63)
+
+
+def _watches_rows(observer: Any) -> bool:
+    return observer.hasattr("qscheme") and observer.getattr("qscheme") == SCRIPTED_FLOAT_ZERO_POINTS

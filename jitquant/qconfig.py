@@ -29,6 +29,7 @@ __all__ = [
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
     "get_default_qconfig",
+    "is_dynamic_where_named",
     "make_observers",
     "of_the_whole_model",
     "per_channel_dynamic_qconfig",
@@ -140,11 +141,15 @@ def get_default_qconfig(backend: str = "x86") -> QConfig:
 def check_kinds(chosen: Mapping[Any, QConfig | None], dynamic: bool, caller: str) -> None:
     """Raises QuantizationError for the first node whose qconfig is not of the kind that the caller takes.
 
-    A static call takes dynamic ones beside static ones.
+    A static call takes dynamic ones beside static ones. Only there the model runs before it is converted.
     """
     qconfigs = {qconfig for qconfig in chosen.values() if qconfig is not None}
     mixed = not dynamic and any(map(_is_calibrated, qconfigs))
-    faults = {qconfig: _fault(qconfig, dynamic or (mixed and _is_dynamic(qconfig))) for qconfig in qconfigs}
+    faults = {
+        qconfig: _fault(qconfig, dynamic or (mixed and _is_dynamic(qconfig)))
+        or (_fault_without_calibration(qconfig) if dynamic else None)
+        for qconfig in qconfigs
+    }
     for node, qconfig in chosen.items():
         fault = None if qconfig is None else faults[qconfig]
         if fault is not None:
@@ -160,8 +165,22 @@ def _is_calibrated(qconfig: QConfig) -> bool:
     return not _is_dynamic(qconfig) and getattr(activation, "dtype", None) != torch.float32
 
 
+def _fault_without_calibration(qconfig: QConfig) -> str | None:
+    """What is wrong with a weight's observer where the model never runs: one for training asks for that."""
+    weight = qconfig.weight()
+    if not hasattr(weight, "fake_quant_enabled"):
+        return None
+    dtype, qscheme = getattr(weight, "dtype", None), getattr(weight, "qscheme", None)
+    observer = "PerChannelMinMaxObserver" if "per_channel" in str(qscheme) else "WeightMinMaxObserver"
+    cause = f"its weight observer, {type(weight).__name__}, is for training and has seen no weight"
+    return f"{cause}; choose jitquant.{observer}.with_args(dtype={dtype}, qscheme={qscheme})"
+
+
 def _fault(qconfig: QConfig, dynamic: bool) -> str | None:
     activation, weight = qconfig.activation(), qconfig.weight()
+    if isinstance(activation, nn.Identity):
+        cause = "its activation observer is an Identity, which does not say what becomes of activations"
+        return f"{cause}; choose jitquant.weight_only_int8_qconfig to have integer weights alone"
     if getattr(activation, "dtype", None) == torch.float32:
         return _fault_of_weight(weight)
     is_dynamic = _is_dynamic(qconfig)
@@ -191,15 +210,17 @@ def _fault_of_weight(weight: nn.Module) -> str | None:
 
 
 def of_the_whole_model(op: str, qconfig: QConfig | None) -> QConfig | None:
-    """What the qconfig of a whole model means for an op that nothing else names.
+    """What the qconfig of a whole model means for an op that nothing else names."""
+    return _float if qconfig is not None and is_dynamic_where_named(op) and _is_dynamic(qconfig) else qconfig
 
-    A dynamic one leaves convolutions float, as in torch: at each call their input is read thrice more, which
-    takes longer than a convolution of few channels. Where they are named, they become dynamic.
+
+def is_dynamic_where_named(op: str) -> bool:
+    """Whether the dynamic qconfig of a whole model leaves an op (``"conv2d"``, ``"aten::conv2d"``) float.
+
+    So it is with convolutions, as in torch: at each call their input is read thrice more, which takes longer
+    than a convolution of few channels. Where they are named, they become dynamic.
     """
-    is_convolution = op.startswith("conv")
-    if is_convolution and qconfig is not None and getattr(qconfig.activation(), "is_dynamic", False):
-        return _float
-    return qconfig
+    return op.removeprefix("aten::").startswith("conv")
 
 
 def make_observers(qconfig: QConfig) -> tuple[ScriptModule, ScriptModule]:

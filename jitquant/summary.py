@@ -17,9 +17,19 @@ from jitquant.errors import QuantizationError
 from jitquant.info import read_info
 from jitquant.multiply_adds import MultiplyAdds, count_multiply_adds
 from jitquant.pipeline import Record
+from jitquant.qconfig import is_dynamic_where_named
 
 ATTRIBUTE = "_jitquant_report"
-FLOAT_BYTES = 4
+INTEGER_SAVES = 3.0  # bytes of the 4 of a float
+SAVES = {  # what else a weight becomes
+    "quantized::linear_dynamic_fp16": 2.0,
+    "quantized::linear_relu_dynamic_fp16": 2.0,
+    "jitquant::linear_bfloat16": 2.0,
+    "jitquant::linear_bfloat16_add": 2.0,
+    "jitquant::linear_bfloat16_add_": 2.0,
+    "quantized::embedding_bag_4bit_rowwise_offsets": 3.5,
+}
+TARGETS = ("quantized", "native")
 
 __all__ = ["OpSummary", "Summary", "summarize"]
 
@@ -81,8 +91,11 @@ class Summary:
 
     @property
     def bytes_saved(self) -> int:
-        """How many bytes fewer the integer weights take than float32 ones."""
-        return sum((FLOAT_BYTES - 1) * op.weights for op in self.ops if op.is_integer)
+        """How many bytes fewer the weights of 8 or 4 bits, or of half precision, take than float32 ones.
+
+        A recurrent layer's are counted as 8 bits, whatever its qconfig says.
+        """
+        return int(sum(SAVES.get(op.becomes, INTEGER_SAVES) * op.weights for op in self.ops if op.is_integer))
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows, for other programs."""
@@ -180,25 +193,31 @@ def check_strict(
 
     `strict` is True for every op that has an integer form on the target (if `dynamic`, a dynamic one, but
     that convolutions become dynamic only where they are named, and so they have to be here), or names: of ops
-    (``"conv2d"`` or ``"aten::conv2d"``) and of modules (``"layer1.0"``).
+    (``"conv2d"`` or ``"aten::conv2d"``) and of modules (``"layer1.0"``). What runs as it is on integers and
+    floats alike computes nothing, and is asked for only where an op's name says so.
     """
     if strict is False:
         return
     ops = [OpSummary(**record) for record in records]
     if strict is True:
         kind = "dynamic" if dynamic else "integer"
-        with_form = {row["op"].split(".")[0] for row in _C.op_table() if row[target][kind]}
+        with_form = {row["op"].split(".")[0] for row in _C.op_table() if row[target][kind]} - _moving_ops()
         if dynamic:
-            with_form = {op for op in with_form if not op.startswith("aten::conv")}
+            with_form = {op for op in with_form if not is_dynamic_where_named(op)}
         asked = [op for op in ops if op.op in with_form]
     else:
         for name in strict:
-            if not any(_is_named(op, name) for op in ops):
+            if not any(_is_op(op, name) or _is_within(op, name) for op in ops):
                 raise QuantizationError(
                     f"{caller}: strict={name!r} is no op and no module of the model; "
                     "name an op such as 'conv2d', or the path of a submodule"
                 )
-        asked = [op for op in ops if any(_is_named(op, name) for name in strict)]
+        moving = _moving_ops()
+        asked = [
+            op
+            for op in ops
+            if any(_is_op(op, name) or (_is_within(op, name) and op.op not in moving) for name in strict)
+        ]
     left = [op for op in asked if not op.is_integer]
     if left:
         lines = "\n".join(f"  {op}: {op.reason}" for op in left)
@@ -208,5 +227,18 @@ def check_strict(
         )
 
 
-def _is_named(op: OpSummary, name: str) -> bool:
-    return name in (op.op, op.op.removeprefix("aten::"), op.module) or op.module.startswith(f"{name}.")
+def _moving_ops() -> set[str]:
+    """The ops that keep their input's scale and run as they are on all targets: ``aten::squeeze``."""
+    return {
+        row["op"].split(".")[0]
+        for row in _C.op_table()
+        if row["output"] == "same" and not any(row[target]["recipes"] for target in TARGETS)
+    }
+
+
+def _is_op(op: OpSummary, name: str) -> bool:
+    return name in (op.op, op.op.removeprefix("aten::"))
+
+
+def _is_within(op: OpSummary, path: str) -> bool:
+    return op.module == path or op.module.startswith(f"{path}.")

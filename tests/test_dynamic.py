@@ -1,4 +1,4 @@
-"""Tests of dynamic quantization: linears whose input becomes integer at each call, on stock ops."""
+"""Tests of dynamic quantization: linears whose input becomes integer at each call, on both targets."""
 
 import io
 import subprocess
@@ -241,6 +241,10 @@ def test_info_and_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert jitquant.check(made)
 
 
+IDENTITY = r"linear at .*\(first\).*activation observer is an Identity.* choose .*weight_only_int8_qconfig"
+FOR_TRAINING = "FakeQuantize, is for training and has seen no weight; choose .*WeightMinMaxObserver"
+
+
 def code_of(model: torch.jit.ScriptModule) -> bytes:
     file = io.BytesIO()
     torch.jit.save(model, file)
@@ -261,6 +265,9 @@ def code_of(model: torch.jit.ScriptModule) -> bytes:
             "bfloat16 and weights of .*16; pass",
         ),
         ("prepare_jit", BFLOAT16, "records nothing"),
+        ("prepare_jit", ao.default_weight_only_qconfig, IDENTITY),
+        ("prepare_dynamic_jit", ao.default_weight_only_qconfig, IDENTITY),
+        ("prepare_dynamic_jit", ao.default_dynamic_qat_qconfig, FOR_TRAINING),
     ],
 )
 def test_a_qconfig_of_the_other_kind_is_refused(call: str, qconfig: Any, words: str) -> None:
@@ -275,6 +282,23 @@ def test_a_model_prepared_for_calibration_is_refused() -> None:
     prepared = jitquant.prepare_jit(torch.jit.script(Net().eval()), {"": jitquant.default_qconfig})
     with pytest.raises(QuantizationError, match="prepared by prepare_jit; convert it with convert_jit"):
         jitquant.convert_dynamic_jit(prepared)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strict": ["second"]}, "1 of 1 ops would stay float"),
+        ({"strict": ["conv9d"]}, "is no op and no module"),
+        ({"target": "fast"}, "there is no target"),
+        ({"stop_after": "insert_observers"}, "is no pass that runs"),
+        ({"preserved_attrs": ["nothing"]}, "no such attribute"),
+    ],
+)
+def test_refusals_name_the_function_that_was_called(options: dict[str, Any], words: str) -> None:
+    """Test that they speak of convert_dynamic_jit, and not of the one that it shares its way with."""
+    prepared = jitquant.prepare_dynamic_jit(torch.jit.script(Net().eval()), {"first": PER_TENSOR})
+    with pytest.raises(QuantizationError, match=f"^convert_dynamic_jit: .*{words}"):
+        jitquant.convert_dynamic_jit(prepared, **options)
 
 
 def test_a_placeholder_is_described_and_has_no_scale() -> None:

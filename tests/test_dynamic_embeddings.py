@@ -234,6 +234,17 @@ def test_embeddings_and_linears_each_by_their_own(bits: int, target: str) -> Non
     assert sqnr(model(TABLE), module(TABLE)) > DECIBELS[bits] - 10
 
 
+@BITS
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_rows_say_nothing_of_the_range_of_activations(bits: int, reduce_range: bool) -> None:
+    """Test that `info` gives the range of the linear, as nothing multiplies the integers of rows."""
+    activation = PlaceholderObserver.with_args(is_dynamic=True, reduce_range=reduce_range)
+    rows = QCONFIGS[bits]
+    mapping = {"": QConfig(activation, PerChannelMinMaxObserver), "embedding": rows, "bag": rows}
+    module = quantize_dynamic_jit(torch.jit.script(Recommender().eval()), mapping)
+    assert jitquant.info(module)["reduce_range"] is reduce_range
+
+
 @pytest.mark.parametrize("qconfig", [jitquant.default_dynamic_qconfig, jitquant.float16_dynamic_qconfig])
 def test_a_qconfig_of_linears_leaves_embeddings_float(qconfig: QConfig) -> None:
     """Test that, as in torch, embeddings stay float until they are told otherwise, and are said to."""
@@ -293,6 +304,18 @@ def test_weights_that_nothing_takes_are_refused(call: str) -> None:
     )
     with pytest.raises(QuantizationError, match=r"float activations and weights of .*float16; choose"):
         getattr(jitquant, call)(torch.jit.script(Recommender().eval()), {"": qconfig})
+
+
+@BITS
+def test_observers_for_training_are_refused_unless_the_model_runs(bits: int) -> None:
+    """Test that rows whose observer saw none are refused in words, and that calibration lets it see them."""
+    training = {8: ao.default_embedding_qat_qconfig, 4: ao.default_embedding_qat_qconfig_4bit}[bits]
+    model = torch.jit.script(nn.Embedding(WORDS, FEATURES).eval().requires_grad_(False))
+    remedy = repr(QCONFIGS[bits].weight().dtype) + ", qscheme=torch.per_channel_affine_float_qparams"
+    with pytest.raises(QuantizationError, match=f"qconfig of embedding.* is for training.*{remedy}"):
+        quantize_dynamic_jit(model, {"": training})
+    module = jitquant.quantize_jit(model, {"": training}, lambda prepared: prepared(TABLE), [])
+    assert sqnr(model(TABLE), module(TABLE)) > DECIBELS[bits] - 1
 
 
 def test_integers_of_one_axis_only_are_rows() -> None:

@@ -8,12 +8,14 @@ import torch
 from torch.ao.quantization import observer as ao
 
 from jitquant.observers import (
+    SCRIPTED_FLOAT_ZERO_POINTS,
     FixedQParamsObserver,
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     PercentileObserver,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
     WeightMinMaxObserver,
 )
 from tests.observing import qparams_in_numpy, saved_and_loaded, watched
@@ -49,6 +51,13 @@ def test_qscheme_survives_scripting(make):
     own = torch.jit.script(eager)._c.getattr("qscheme")
     peer = ao.PerChannelMinMaxObserver if "channel" in str(eager.qscheme) else ao.MinMaxObserver
     assert own == torch.jit.script(peer(dtype=eager.dtype, qscheme=eager.qscheme))._c.getattr("qscheme")
+
+
+def test_float_zero_points_are_known_once_scripted():
+    """Test that the number which stands for the qscheme is that of our observer and of torch's."""
+    arguments = {"dtype": torch.quint8, "qscheme": torch.per_channel_affine_float_qparams}
+    for make in (PerChannelMinMaxObserver, ao.PerChannelMinMaxObserver):
+        assert torch.jit.script(make(**arguments))._c.getattr("qscheme") == SCRIPTED_FLOAT_ZERO_POINTS
 
 
 def test_the_channel_axis_is_an_attribute_of_the_scripted_module():
@@ -447,6 +456,19 @@ def test_a_factory_reads_well():
             {"qscheme": torch.per_channel_affine_float_qparams},
             ValueError,
             "qint8: float zero points go with unsigned integers; pass dtype=torch.quint8",
+        ),
+        (
+            PlaceholderObserver,
+            {"dtype": torch.float64},
+            ValueError,
+            "float64: no value is kept in it; pass torch.quint8 or torch.qint8 or torch.float16 or "
+            "torch.bfloat16 or torch.float32",
+        ),
+        (
+            PlaceholderObserver,
+            {"dtype": "half"},
+            TypeError,
+            "dtype='half' is a str; pass .* or torch.float16",
         ),
         (MinMaxObserver, {"dtype": "qint8"}, TypeError, "dtype='qint8' is a str; pass torch.quint8"),
         (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import jitquant
-from jitquant import QConfig, quantize_dynamic_jit
+from jitquant import QConfig, QuantizationError, quantize_dynamic_jit
 from jitquant.observers import PerChannelMinMaxObserver, PlaceholderObserver, WeightMinMaxObserver
 from tests.graphs import graph_text, ops_of, saved_and_loaded
 from tests.marks import needs_native
@@ -45,6 +45,13 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Any:
         y, hidden = self.rnn(x)
         return self.head(y), hidden
+
+
+class Batches(Layer):
+    """The same for batches, of which only what the linear gives is returned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
 
 
 class Cells(nn.Module):
@@ -496,6 +503,36 @@ def test_static_quantization_leaves_layers_float() -> None:
     assert "quantize_dynamic_jit" in reasons(made)["aten::lstm"]
     assert computing_ops(made) == ["aten::lstm"]
     check_near(made(x), model(x))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("strict", [True, ["rnn"]])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_strict_is_met_by_a_layer(kind: type[nn.RNNBase], strict: Any, target: str) -> None:
+    """Test that the squeeze of single sequences is not asked for, in a dynamic call and in a mixed one."""
+    x = torch.randn(3, 2, INPUTS)
+    model = torch.jit.script(Batches(kind).eval())
+    layer = "aten::lstm" if kind is nn.LSTM else "aten::gru"
+    dynamic = quantize_dynamic_jit(model, {"": PER_CHANNEL}, target=target, strict=strict)
+    mapping = {"": jitquant.get_default_qconfig(), "rnn": PER_CHANNEL}
+    mixed = jitquant.quantize_jit(model, mapping, lambda m: m(x), [], target=target, strict=strict)
+    for module in (dynamic, mixed):
+        reasons = {row.op: row.reason for row in jitquant.summarize(module).ops}
+        assert reasons[layer] == reasons["aten::linear"] == ""
+        assert reasons["aten::squeeze"]
+
+
+@pytest.mark.parametrize("names", [["squeeze"], ["aten::squeeze", "rnn"]])
+def test_strict_asks_for_what_moves_values_where_it_is_named(names: list[str]) -> None:
+    model = torch.jit.script(Batches(nn.LSTM).eval())
+    with pytest.raises(QuantizationError, match=r"aten::squeeze at .*it has no dynamic form"):
+        quantize_dynamic_jit(model, {"": PER_CHANNEL}, strict=names)
+
+
+def test_strict_refuses_a_layer_that_stays_float() -> None:
+    model = torch.jit.script(Batches(nn.LSTM).eval())
+    with pytest.raises(QuantizationError, match=r"1 of 1 ops would stay float.*\n.*its qconfig is None"):
+        quantize_dynamic_jit(model, {"": PER_CHANNEL, "rnn": None}, strict=["rnn"])
 
 
 class Written(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
-from jitquant import QuantizationError, Summary, summarize
+from jitquant import OpSummary, QuantizationError, Summary, summarize
 from tests.graphs import saved_and_loaded
 from tests.marks import needs_native
 
@@ -79,6 +79,35 @@ def test_totals() -> None:
     assert summary.multiply_adds is not None
     assert summary.multiply_adds.integer == 2 * 64 * conv
     assert summary.multiply_adds.floating == 2 * linear
+
+
+@pytest.mark.parametrize(
+    ("network", "qconfig", "saved"),
+    [
+        (nn.Linear(8, 4), jitquant.float16_dynamic_qconfig, 2 * 8 * 4),
+        (
+            nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)),
+            jitquant.float16_dynamic_qconfig,
+            2 * (8 * 4 + 4 * 2),
+        ),
+        (nn.Linear(8, 4), jitquant.default_dynamic_qconfig, 3 * 8 * 4),
+        (nn.Linear(8, 4), jitquant.weight_only_int8_qconfig, 3 * 8 * 4),
+        (nn.Embedding(10, 16), jitquant.float_qparams_weight_only_qconfig, 3 * 10 * 16),
+        (nn.Embedding(10, 16), jitquant.float_qparams_weight_only_qconfig_4bit, 3.5 * 10 * 16),
+    ],
+)
+def test_bytes_saved_are_those_of_the_weights(
+    network: nn.Module, qconfig: jitquant.QConfig, saved: float, target: str
+) -> None:
+    """Test that a float of 4 bytes becomes one of 2, a whole or half a byte, as its qconfig says."""
+    model = torch.jit.script(network.eval())
+    assert summarize(jitquant.quantize_dynamic_jit(model, {"": qconfig}, target=target)).bytes_saved == saved
+
+
+@pytest.mark.parametrize("op", ["linear_bfloat16", "linear_bfloat16_add", "linear_bfloat16_add_"])
+def test_bfloat16_saves_two_bytes(op: str) -> None:
+    row = OpSummary("forward", "", "", "aten::linear", f"jitquant::{op}", "", weights=32)
+    assert Summary("quantized", (row,), round_trips=0).bytes_saved == 64
 
 
 @needs_native

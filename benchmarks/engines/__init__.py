@@ -58,7 +58,7 @@ class Engine:
     loader: str
     options: Options = field(default_factory=dict)
     quick: bool = True
-    dynamic: bool = False  # it needs no calibration: `python -m benchmarks.dynamic`
+    dynamic: bool = False  # it needs no calibration: `python -m benchmarks --dynamic`
 
     def convert(self, subject: Any, folder: Path) -> Path:
         return self._module(self.converter).convert(subject, folder, self.options)  # type: ignore[no-any-return]
