@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "csrc/dynamic.h"
 #include "csrc/error.h"
 #include "csrc/graph_edit.h"
 #include "csrc/module_path.h"
@@ -39,12 +40,25 @@ int64_t values_of(const Context& context, const Value* weight) {
   return data ? data->numel() : 0;
 }
 
+// Whether a node is one of the two casts of a value that is rounded to bfloat16.
+bool rounds_to_bfloat16(const Node* node) {
+  if (!is_op(node, "aten::to")) {
+    return false;
+  }
+  const auto& uses = node->output()->uses();
+  return rounded_to_bfloat16(node->output()) != nullptr ||
+         std::any_of(uses.begin(), uses.end(), [&](const auto& use) {
+           return use.user->outputs().size() == 1 &&
+                  rounded_to_bfloat16(use.user->output()) == node->output();
+         });
+}
+
 }  // namespace
 
 bool computes(const Context& context, Node* node) {
   const bool helps = is_quantize(node) || asks_for_shape(node) ||
                      is_op(node, {"aten::dequantize", "aten::quantize_per_channel", kFence, "aten::detach"});
-  if (helps || node->maybeSchema() == nullptr || node->kind().is_prim() ||
+  if (helps || rounds_to_bfloat16(node) || node->maybeSchema() == nullptr || node->kind().is_prim() ||
       std::none_of(node->outputs().begin(), node->outputs().end(), holds_tensors)) {
     return false;
   }

@@ -390,7 +390,8 @@ const std::vector<IntegerForm>& quantized_dynamic_forms() {
     forms.push_back(
         {.op = "aten::linear",
          .recipe = "product = aten::linear($input16, $weight16, $bias16); aten::to(product, float32)",
-         .suits = takes_bfloat16});
+         .suits = takes_bfloat16,
+         .becomes = "aten::linear"});
     forms.push_back(weight_only_linear());
     return forms;
   }();

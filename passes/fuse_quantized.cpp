@@ -186,7 +186,8 @@ class Fuser {
       lowering.relu = takes_relu;
     }
     Value* result = build_form(*form, lowering, before);
-    const std::string becomes = result->node()->kind().toQualString();
+    const bool is_result = std::string(form->becomes).empty();
+    const std::string becomes = is_result ? result->node()->kind().toQualString() : form->becomes;
     for (const Node* absorbed : {chain.add, chain.activation}) {
       if (absorbed != nullptr) {
         absorbed_[absorbed] = becomes;

@@ -513,5 +513,8 @@ def test_mm_is_a_linear_too(target: str) -> None:
 
 
 def test_a_summary_counts_bfloat16_weights(target: str) -> None:
-    made = quantized(Net(), BFLOAT16, target=target)
-    assert jitquant.summarize(made).weights_share == 1
+    summary = jitquant.summarize(quantized(Net(), BFLOAT16, target=target))
+    assert summary.weights_share == 1
+    assert [op.op for op in summary.ops] == ["aten::linear", "aten::relu", "aten::linear", "aten::add"]
+    becomes = {"quantized": "aten::linear", "native": "jitquant::linear_bfloat16"}[target]
+    assert summary.ops[0].becomes == becomes
