@@ -126,6 +126,7 @@ py::list table_rows() {
     py::dict entry;
     entry["op"] = row.op;
     entry["activations"] = row.activations;
+    entry["moves"] = row.moves;
     entry["weights"] = row.weights;
     entry["weight_axis"] = row.weight_axis;
     entry["bias"] = row.bias;

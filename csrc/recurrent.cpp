@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/runtime/operator.h>
 
 #include "csrc/dynamic.h"
 #include "csrc/graph_edit.h"

@@ -228,12 +228,8 @@ def check_strict(
 
 
 def _moving_ops() -> set[str]:
-    """The ops that keep their input's scale and run as they are on all targets: ``aten::squeeze``."""
-    return {
-        row["op"].split(".")[0]
-        for row in _C.op_table()
-        if row["output"] == "same" and not any(row[target]["recipes"] for target in TARGETS)
-    }
+    """The ops that only move or select values: ``aten::squeeze``."""
+    return {row["op"].split(".")[0] for row in _C.op_table() if row["moves"]}
 
 
 def _is_op(op: OpSummary, name: str) -> bool:

@@ -1,7 +1,10 @@
 """What tests of passes share: a pass alone on IR text or on a module, and how to look at what came of it."""
 
 import io
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +44,27 @@ def working_copy(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """A module with types, graphs and tensors of its own: what passes may change."""
     with torch.no_grad():
         return torch.jit._recursive.wrap_cpp_module(_C.clone(module._c, share_tensors=False))
+
+
+def check_runs_alone(
+    module: torch.jit.ScriptModule, folder: Path, *inputs: Tensor, exactly: bool = True
+) -> None:
+    """Saves a module, and has a process that never imports jitquant load it, run it and save it again.
+
+    The numbers there have to be those here, to the last bit or as torch.testing.assert_close allows.
+    """
+    torch.jit.save(module, folder / "model.pt")
+    torch.save((inputs, module(*inputs)), folder / "data.pt")
+    tolerance = {"rtol": 0, "atol": 0} if exactly else {}
+    code = (
+        "import sys, torch\n"
+        "inputs, expected = torch.load('data.pt')\n"
+        "module = torch.jit.load('model.pt')\n"
+        f"torch.testing.assert_close(module(*inputs), expected, **{tolerance})\n"
+        "assert 'jitquant' not in sys.modules\n"
+        "torch.jit.save(module, 'again.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
 
 
 def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

@@ -1,8 +1,6 @@
 """Tests of dynamic quantization: linears whose input becomes integer at each call, on both targets."""
 
 import io
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import jitquant
 from jitquant import QConfig, QuantizationError, quantize_dynamic_jit
 from jitquant.multiply_adds import count_multiply_adds
 from jitquant.observers import PerChannelMinMaxObserver, PlaceholderObserver, WeightMinMaxObserver
-from tests.graphs import ops_of, saved_and_loaded
+from tests.graphs import check_runs_alone, ops_of, saved_and_loaded
 from tests.marks import needs_native
 
 REDUCED = PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True, reduce_range=True)
@@ -142,15 +140,7 @@ def test_linears_in_branches_and_loops(shape: tuple[int, ...]) -> None:
 def test_a_file_runs_without_jitquant(tmp_path: Path, qconfig: QConfig) -> None:
     made, x = quantized(Net(), qconfig), torch.randn(4, 16)
     assert torch.equal(saved_and_loaded(made)(x), made(x))
-    torch.jit.save(made, tmp_path / "model.pt")
-    torch.save((x, made(x)), tmp_path / "data.pt")
-    code = (
-        "import sys, torch\n"
-        "x, y = torch.load('data.pt')\n"
-        "assert torch.equal(torch.jit.load('model.pt')(x), y)\n"
-        "assert 'jitquant' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    check_runs_alone(made, tmp_path, x)
 
 
 @pytest.mark.parametrize("qconfig", [PER_TENSOR, PER_CHANNEL, HALF, BFLOAT16, WEIGHT_ONLY])
@@ -474,16 +464,9 @@ def test_a_file_in_half_precision_is_half_as_large(target: str, tmp_path: Path) 
     """Test that weights are half in the file, and that a process without jitquant loads and saves it so."""
     model, x = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256, bias=False)).eval(), torch.randn(2, 256)
     made = quantized(model, HALF, target=target)
-    torch.jit.save(made, tmp_path / "half.pt")
-    torch.save((x, made(x)), tmp_path / "numbers.pt")
-    code = (
-        "import sys, torch; module = torch.jit.load('half.pt'); x, y = torch.load('numbers.pt')\n"
-        "assert torch.equal(module(x), y) and 'jitquant' not in sys.modules\n"
-        "torch.jit.save(module, 'again.pt')"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    check_runs_alone(made, tmp_path, x)
     floats = sum(weight.numel() * 4 for weight in model.parameters())
-    for name in ("half.pt", "again.pt"):
+    for name in ("model.pt", "again.pt"):
         assert (tmp_path / name).stat().st_size < 0.5 * floats + 20_000
 
 

@@ -1,7 +1,5 @@
 """Tests of embeddings without calibration: rows of 8 or 4 bits with a scale and a float zero point each."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 import jitquant
 from jitquant import QConfig, QConfigMapping, QuantizationError, quantize_dynamic_jit
 from jitquant.observers import HistogramObserver, PerChannelMinMaxObserver, PlaceholderObserver
-from tests.graphs import ops_of, saved_and_loaded
+from tests.graphs import check_runs_alone, ops_of, saved_and_loaded
 from tests.networks import sqnr
 
 BYTE = jitquant.float_qparams_weight_only_qconfig
@@ -207,15 +205,7 @@ def test_a_file_runs_without_jitquant(tmp_path: Path, bits: int) -> None:
     mapping = QConfigMapping().set_global(jitquant.default_dynamic_qconfig)
     mapping.set_object_type(nn.Embedding, QCONFIGS[bits]).set_object_type("embedding_bag", QCONFIGS[bits])
     module = quantize_dynamic_jit(torch.jit.script(Recommender().eval()), mapping)
-    torch.jit.save(module, tmp_path / "model.pt")
-    torch.save((TABLE, module(TABLE)), tmp_path / "data.pt")
-    code = (
-        "import sys, torch\n"
-        "x, y = torch.load('data.pt')\n"
-        "assert torch.equal(torch.jit.load('model.pt')(x), y)\n"
-        "assert 'jitquant' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    check_runs_alone(module, tmp_path, TABLE)
 
 
 @BITS

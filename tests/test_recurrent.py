@@ -1,8 +1,6 @@
 """Tests of recurrent layers and cells in dynamic quantization: numbers, states, spellings, files, reports."""
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import jitquant
 from jitquant import QConfig, QuantizationError, quantize_dynamic_jit
 from jitquant.observers import PerChannelMinMaxObserver, PlaceholderObserver, WeightMinMaxObserver
-from tests.graphs import graph_text, ops_of, saved_and_loaded
+from tests.graphs import check_runs_alone, graph_text, ops_of, saved_and_loaded
 from tests.marks import needs_native
 
 REDUCED = PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True, reduce_range=True)
@@ -390,18 +388,7 @@ def test_a_file_runs_without_jitquant(tmp_path: Path, model: nn.Module, qconfig:
     x = torch.randn(3, INPUTS) if isinstance(model, Cells) else torch.randn(5, 3, INPUTS)
     made = quantized(model, qconfig)
     check_equal(saved_and_loaded(made)(x), made(x))
-    torch.jit.save(made, tmp_path / "model.pt")
-    torch.save((x, flat(made(x))), tmp_path / "data.pt")
-    code = (
-        "import sys, torch\n"
-        "x, expected = torch.load('data.pt')\n"
-        "def flat(y): return [y] if torch.is_tensor(y) else [t for part in y for t in flat(part)]\n"
-        "found = flat(torch.jit.load('model.pt')(x))\n"
-        "assert len(found) == len(expected)\n"
-        "assert all(torch.equal(one, other) for one, other in zip(found, expected))\n"
-        "assert 'jitquant' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    check_runs_alone(made, tmp_path, x)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

@@ -43,11 +43,10 @@ class LinearBfloat16 final : public Kernel {
     require_float(input, name());
     const auto sizes = product_sizes(input, weight_);
     if (inputs.size() > 1) {
-      at::Tensor& other = inputs[1];
-      if (other.scalar_type() != at::kFloat || !at::is_expandable_to(other.sizes(), sizes)) {
+      if (!adds_to(inputs[1], sizes)) {
         return;
       }
-      other = other.expand(sizes).contiguous();
+      inputs[1] = inputs[1].expand(sizes).contiguous();
     }
     inputs[0] = input.contiguous().to(at::kBFloat16).to(operands_);
   }

@@ -94,10 +94,6 @@ class LinearDynamic final : public Kernel {
   }
 
  private:
-  static bool adds_to(const at::Tensor& other, const std::vector<int64_t>& sizes) {
-    return other.scalar_type() == at::kFloat && at::is_expandable_to(other.sizes(), sizes);
-  }
-
   dnnl::post_ops behind_product(const memory::desc& of_rows) const {
     dnnl::post_ops ops;
     ops.append_binary(dnnl::algorithm::binary_mul, of_rows);

@@ -1,6 +1,7 @@
 #include "csrc/runtime/linear_weight.h"
 
 #include <ATen/ATen.h>
+#include <ATen/ExpandUtils.h>
 
 namespace jitquant::runtime {
 
@@ -13,6 +14,10 @@ void require_features(const at::Tensor& input, const at::Tensor& weight, const s
 void require_float(const at::Tensor& input, const std::string& kernel) {
   TORCH_CHECK(input.scalar_type() == at::kFloat, "jitquant::", kernel, ": the input is ", input.scalar_type(),
               " and has to be float32; convert it with .float()");
+}
+
+bool adds_to(const at::Tensor& other, const std::vector<int64_t>& sizes) {
+  return other.scalar_type() == at::kFloat && at::is_expandable_to(other.sizes(), sizes);
 }
 
 std::vector<int64_t> product_sizes(const at::Tensor& input, const at::Tensor& weight) {

@@ -13,6 +13,9 @@ void require_features(const at::Tensor& input, const at::Tensor& weight, const s
 // Raises where the input is not float32.
 void require_float(const at::Tensor& input, const std::string& kernel);
 
+// Whether an operand can be added in place: it is float32, and the sum is no larger than the product.
+bool adds_to(const at::Tensor& other, const std::vector<int64_t>& sizes);
+
 // The sizes of the product.
 std::vector<int64_t> product_sizes(const at::Tensor& input, const at::Tensor& weight);
 
