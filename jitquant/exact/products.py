@@ -7,7 +7,7 @@ again: fbgemm divides the bias by the scales and multiplies once; oneDNN goes to
 import torch
 from torch import Tensor
 
-from jitquant.exact.arithmetic import as_float32, saturate
+from jitquant.exact.arithmetic import as_float32, fma, saturate
 from jitquant.exact.registry import Quantized, Weight, emulates
 
 
@@ -75,8 +75,8 @@ def multiply(x: Tensor, zero_point: int, weight: Tensor) -> Tensor:
     """
     input = x - zero_point
     if largest_sum(weight, 0, 1) * max(zero_point, 255 - zero_point) < 2**24:
-        return torch.linear(input.float(), weight.float()).double()
-    return torch.linear(input, weight)
+        return torch.nn.functional.linear(input.float(), weight.float()).double()
+    return torch.nn.functional.linear(input, weight)
 
 
 def along(values: Tensor, dims: int, axis: int) -> Tensor:
@@ -99,8 +99,8 @@ def rounded_by_fbgemm(
 ) -> Tensor:
     """round((sum + bias / (sx·sw)) · (sx·sw / s)) + zero point, all in float32; ties to even.
 
-    With one scale of the weight the bias is multiplied by the reciprocal instead. relu saturates at the zero
-    point. Source: ATen, quantized/cpu/qconv.cpp and qlinear.cpp (the factors); FBGEMM,
+    With one scale of the weight the bias is multiplied by the reciprocal instead and added in one step, without
+    rounding between. relu saturates at the zero point. Source: ATen, quantized/cpu/qconv.cpp and qlinear.cpp (the factors); FBGEMM,
     src/QuantUtilsAvx2.cc, requantizeOutputProcessingAvx2.
     """
     w_scale = along(weight[1], sums.dim(), axis)
@@ -111,7 +111,7 @@ def rounded_by_fbgemm(
         if weight[1].numel() > 1:
             real = real + shift / product
         else:
-            real = real + shift * (1 / product)
+            real = fma(shift.expand_as(real), (1 / product).expand_as(real), real)
     rounded = torch.round(real * (product / as_float32(scale)))
     return saturate(rounded.double() + zero_point, zero_point if relu else 0)
 
@@ -156,8 +156,8 @@ def is_made_of_tiles(
     of_one = taps == 1 and is_within
     work = inputs[0] * groups * in_channels * out_channels
     is_small = positions <= 4 and in_channels <= 512 and work <= (24576 if of_one else 49152)
-    has_few = of_one and is_single and in_channels < 4
-    return has_tiles() and is_within and not (is_depthwise or is_small or has_few)
+    has_odd = of_one and is_single and in_channels % 4 != 0
+    return has_tiles() and is_within and not (is_depthwise or is_small or has_odd)
 
 
 def multiplies_by_tiles(rows: int, columns: int, depth: int) -> bool:
@@ -196,13 +196,13 @@ def rounded_by_onednn(real: Tensor, scale: float, zero_point: int) -> Tensor:
 
 
 def lay_channels_last(result: Tensor) -> Tensor:
-    """The result of a convolution as the engines lay it into memory."""
+    """The result of a convolution as the engines lay it into memory, with strides of ones too."""
     if result.dim() == 4:
-        return result.contiguous(memory_format=torch.channels_last)
+        return result.clone(memory_format=torch.channels_last)
     if result.dim() == 5:
-        return result.contiguous(memory_format=torch.channels_last_3d)
+        return result.clone(memory_format=torch.channels_last_3d)
     # One dimension is done as two, of which the first has one row.
-    return result.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
+    return result.unsqueeze(2).clone(memory_format=torch.channels_last).squeeze(2)
 
 
 def convolved_by_fbgemm(
