@@ -16,7 +16,13 @@ __all__ = ["ENGINES", "Quantized", "Weight", "emulates", "emulations"]
 
 MODULES = {
     "quantized": ("pointwise", "products", "pooling", "normalization", "lookup"),
-    "native": ("native",),
+    "native": (
+        "native",
+        "native_dynamic",
+        "native_normalization",
+        "native_pointwise",
+        "native_pooling",
+    ),
 }
 
 
