@@ -12,9 +12,9 @@
 //   %r : (Tensor, float, int) = formula of quantized::linear(%q, %w, %bias, %scale, %zero_point)
 //   %y : Tensor = formula of aten::dequantize(%r)
 //
-// Formulas come with the options (jitquant/exact): they take an op's arguments, a tuple of integers, scale and
-// zero point for each quantized tensor, and for a packed weight what the op that packs takes. Ops that only
-// move values run on the integers. An op of integers without a formula stays what it is, with a warning.
+// Formulas come with the options (jitquant/exact): they take an op's arguments, a tuple of integers, scale
+// and zero point for each quantized tensor, and for a packed weight what the op that packs takes. Ops that
+// only move values run on the integers. An op of integers without a formula stays what it is, with a warning.
 
 #include <set>
 #include <unordered_map>
@@ -52,9 +52,9 @@ Value* make_tuple(Node* before, const Values& parts) {
 
 // A formula takes these in the place of a quantized tensor that is known.
 Value* known_tuple(Node* before, const at::Tensor& quantized) {
-  return make_tuple(before, {constant(before, quantized.int_repr().to(at::kDouble)),
-                             constant(before, quantized.q_scale()),
-                             constant(before, quantized.q_zero_point())});
+  return make_tuple(
+      before, {constant(before, quantized.int_repr().to(at::kDouble)), constant(before, quantized.q_scale()),
+               constant(before, quantized.q_zero_point())});
 }
 
 Value* known_weight_tuple(Node* before, const at::Tensor& quantized) {
@@ -63,9 +63,9 @@ Value* known_weight_tuple(Node* before, const at::Tensor& quantized) {
       is_one ? at::full({1}, quantized.q_scale(), at::kDouble) : quantized.q_per_channel_scales();
   const at::Tensor zero_points =
       is_one ? at::full({1}, quantized.q_zero_point(), at::kLong) : quantized.q_per_channel_zero_points();
-  return make_tuple(before, {constant(before, quantized.int_repr().contiguous()),
-                             constant(before, scales.to(at::kDouble)),
-                             constant(before, zero_points.to(at::kLong))});
+  return make_tuple(
+      before, {constant(before, quantized.int_repr().contiguous()), constant(before, scales.to(at::kDouble)),
+               constant(before, zero_points.to(at::kLong))});
 }
 
 bool is_integer_op(const Node* node) {
@@ -102,18 +102,18 @@ class Emulator {
  private:
   bool takes_tuple(const Node* node) const {
     return std::any_of(node->inputs().begin(), node->inputs().end(),
-                       [&](Value* input) { return is_tuple(input); });
+                       [&](const Value* input) { return is_tuple(input); });
   }
 
   // Or a list of such.
-  bool is_tuple(Value* value) const {
+  bool is_tuple(const Value* value) const {
     if (tuples_.count(value) != 0) {
       return true;
     }
     const Node* node = value->node();
     return node->kind() == c10::prim::ListConstruct &&
            std::any_of(node->inputs().begin(), node->inputs().end(),
-                       [&](Value* element) { return tuples_.count(element) != 0; });
+                       [&](const Value* element) { return tuples_.count(element) != 0; });
   }
 
   // Weights are rounded beforehand.
@@ -190,7 +190,7 @@ class Emulator {
 
   Value* list_of_tuples(Node* before, const Node* list) {
     Values elements;
-    for (Value* element : list->inputs()) {
+    for (const Value* element : list->inputs()) {
       elements.push_back(tuples_.at(element));
     }
     return before->owningGraph()->createList(quantized_type(), elements)->insertBefore(before)->output();
@@ -246,11 +246,12 @@ class Emulator {
       if (tuple == tuples_.end()) {
         continue;
       }
-      Value* integers = insert_op(node, node, "aten::to",
-                                  {part(tuple->second, 0, node),
-                                   constant(node, static_cast<int64_t>(at::kByte))});
-      node->replaceInput(i, insert_op(node, node, kMakeQuantized,
-                                      {integers, part(tuple->second, 1, node), part(tuple->second, 2, node)}));
+      Value* integers =
+          insert_op(node, node, "aten::to",
+                    {part(tuple->second, 0, node), constant(node, static_cast<int64_t>(at::kByte))});
+      node->replaceInput(i,
+                         insert_op(node, node, kMakeQuantized,
+                                   {integers, part(tuple->second, 1, node), part(tuple->second, 2, node)}));
     }
     if (node->outputs().size() == 1 && node->output()->type()->isSubtypeOf(*c10::TensorType::get()) &&
         !is_dequantize(node->output())) {
@@ -264,9 +265,8 @@ class Emulator {
     Value* integers = insert_op(after, origin, kIntRepr, {quantized});
     Value* numbers =
         insert_op(after, origin, "aten::to", {integers, constant(after, static_cast<int64_t>(at::kDouble))});
-    tuples_[quantized] =
-        make_tuple(after, {numbers, insert_op(after, origin, "aten::q_scale", {quantized}),
-                           insert_op(after, origin, "aten::q_zero_point", {quantized})});
+    tuples_[quantized] = make_tuple(after, {numbers, insert_op(after, origin, "aten::q_scale", {quantized}),
+                                            insert_op(after, origin, "aten::q_zero_point", {quantized})});
   }
 
   static Value* part(Value* tuple, int64_t index, Node* before) {
@@ -293,7 +293,7 @@ class Emulator {
 int64_t EmulateIntegers(Context& context) {
   int64_t count = 0;
   at::NoGradGuard no_grad;
-  for (const auto& graph : context.graphs()) {
+  for (auto graph : context.graphs()) {
     Emulator emulator(context);
     std::vector<Node*> nodes;  // what formulas consist of is no integer op
     for_each_node(graph->block(), [&](Node* node) { nodes.push_back(node); });
@@ -310,6 +310,7 @@ int64_t EmulateIntegers(Context& context) {
   return count;
 }
 
-JITQUANT_PASS(EmulateIntegers, "emulate_integers", "Integer ops become what they compute, in floating point.");
+JITQUANT_PASS(EmulateIntegers, "emulate_integers",
+              "Integer ops become what they compute, in floating point.");
 
 }  // namespace jitquant
