@@ -139,3 +139,44 @@ def test_functions_of_one_tensor(op: str) -> None:
         arguments = UNARY[op](draw)
         real = getattr(getattr(torch.ops, space), name)(x, *arguments)
         check_same(real, emulate(op, "x86", triple(x), *arguments), (number, op, x.shape, arguments))
+
+
+def test_dynamic_linears(engine: str) -> None:
+    """Test that dynamic linears give the same floats."""
+    for number in range(250):
+        draw = Draw(number)
+        columns, depth = draw.between(1, 100), draw.among(draw.between(1, 130), 256, 384)
+        rows = draw.shape(draw.among(1, 1, 2, 3), 20 if draw.chance(0.7) else 6)
+        x, w = draw.reals(*rows, depth) * draw.scale(), draw.weight(columns, depth)
+        bias = draw.bias(columns, float(x.abs().max()) / 255 * float(weight_of(w)[1][0]))
+        reduce_range = draw.chance(0.5) or engine == "fbgemm"
+        op = draw.among("linear_dynamic", "linear_relu_dynamic")
+        real = getattr(Q, op)(x, Q.linear_prepack(w, bias), reduce_range)
+        emulated = emulate(f"quantized::{op}", engine, x, weight_of(w), bias, reduce_range)
+        check_same(real, emulated, (number, op, x.shape, w.shape, w.qscheme(), bias is None))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_adaptive_means(dims: int) -> None:
+    """Test that adaptive average pooling gives the same bits and strides."""
+    for number in range(120):
+        draw = Draw(number)
+        shape = [draw.between(1, 3), draw.between(1, 40), *draw.shape(dims, 9)]
+        x = draw.activation(*shape)
+        sizes = [draw.among(1, 1, size, draw.between(1, size)) for size in shape[2:]]
+        real = getattr(torch.nn.functional, f"adaptive_avg_pool{dims}d")(x, sizes)
+        emulated = emulate(f"aten::adaptive_avg_pool{dims}d", "x86", triple(x), sizes)
+        check_same(real, emulated, (number, shape, sizes, x.stride()))
+
+
+def test_means() -> None:
+    """Test that means over dimensions give the same bits and strides."""
+    for number in range(300):
+        draw = Draw(number)
+        shape = draw.shape(draw.among(2, 3, 4, 4), 12)
+        x = draw.activation(*shape)
+        count = draw.between(1, len(shape))
+        start = draw.among(len(shape) - count, draw.between(0, len(shape) - count))
+        dims, keepdim = list(range(start, start + count)), draw.chance(0.5) or not x.is_contiguous()
+        real = x.mean(dims, keepdim)
+        check_same(real, emulate("aten::mean.dim", "x86", triple(x), dims, keepdim, None), (number, shape, dims, keepdim, x.stride()))

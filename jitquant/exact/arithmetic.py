@@ -116,10 +116,10 @@ def is_channels_last(x: Tensor) -> bool:
     return True
 
 
-def empty_as(x: Tensor) -> Tensor:
+def empty_as(x: Tensor, size: list[int]) -> Tensor:
     """Memory for the result of a kernel: channels-last where `x` is, else contiguous."""
     if is_channels_last(x):
         if x.dim() == 4:
-            return torch.empty(x.size(), dtype=x.dtype, memory_format=torch.channels_last)
-        return torch.empty(x.size(), dtype=x.dtype, memory_format=torch.channels_last_3d)
-    return torch.empty(x.size(), dtype=x.dtype)
+            return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+        return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last_3d)
+    return torch.empty(size, dtype=x.dtype)

@@ -111,7 +111,7 @@ def sum_of(qa: Quantized, qb: Quantized, scale: float, zero_point: int, relu: bo
 def empty_result(a: Tensor, b: Tensor) -> Tensor:
     """Memory for what two tensors give, laid out as the first, or as ATen lays a sum where it is repeated."""
     total = a + b
-    return empty_as(a) if list(total.size()) == list(a.size()) else torch.empty_like(total)
+    return empty_as(a, a.size()) if list(total.size()) == list(a.size()) else torch.empty_like(total)
 
 
 @emulates("quantized::add")
@@ -136,7 +136,7 @@ def product_of(qa: Quantized, qb: Quantized, scale: float, zero_point: int, relu
     product = (qa[0] - qa[2]) * (qb[0] - qb[2])
     rounded = torch.round(product.float() * factor).double() + zero_point
     result = saturate(rounded, zero_point if relu else 0)
-    return empty_result(qa[0], qb[0]).copy_(result), scale, zero_point
+    return empty_as(qa[0], result.size()).copy_(result), scale, zero_point
 
 
 @emulates("quantized::mul")
@@ -157,7 +157,7 @@ def hardswish(input: Quantized, output_scale: float, output_zero_point: int) -> 
 
     Source: ATen, QuantizedOpKernels.cpp, qhardswish_kernel.
     """
-    in_vector = is_in_vector(empty_as(input[0]), [input[0]])
+    in_vector = is_in_vector(empty_as(input[0], input[0].size()), [input[0]])
     x = dequantized(input, in_vector)
     real = x * (x + 3).clamp(0, 6) / 6
     return quantized(real, output_scale, output_zero_point, in_vector), output_scale, output_zero_point
@@ -169,7 +169,7 @@ def hardsigmoid(self: Quantized) -> Quantized:
 
     Source: ATen, QuantizedOpKernels.cpp, qhardsigmoid_kernel.
     """
-    in_vector = is_in_vector(empty_as(self[0]), [self[0]])
+    in_vector = is_in_vector(empty_as(self[0], self[0].size()), [self[0]])
     x = dequantized(self, in_vector)
     return quantized((x + 3).clamp(0, 6) / 6, 1.0 / 256, 0, in_vector), 1.0 / 256, 0
 
@@ -186,7 +186,7 @@ def leaky_relu(
 
     Source: ATen, QuantizedOpKernels.cpp, leaky_qrelu_out_kernel.
     """
-    in_vector = is_in_vector(empty_as(qx[0]), [qx[0]])
+    in_vector = is_in_vector(empty_as(qx[0], qx[0].size()), [qx[0]])
     x = dequantized(qx, in_vector)
     real = torch.where(x > 0, x, x * as_float32(float(negative_slope)))
     return quantized(real, output_scale, output_zero_point, in_vector), output_scale, output_zero_point

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from jitquant.exact.arithmetic import as_float32, fma, saturate
+from jitquant.exact.pointwise import quantize_per_tensor
 from jitquant.exact.registry import Quantized, Weight, emulates
 
 
@@ -584,3 +585,69 @@ def qlinear_pointwise(
     return pointwise_result(
         activated(real, post_op_name, post_op_algorithm), output_scale, output_zero_point, output_dtype
     )
+
+
+def quantized_dynamically(real: Tensor, reduce_range: bool) -> Quantized:
+    """The input of a dynamic linear, rounded with a scale of its own.
+
+    The scale is what ATen chooses for the tensor; rounding is that of `quantize_per_tensor`.
+    Source: ATen, quantized/cpu/qlinear_dynamic.cpp, apply_dynamic_impl; FBGEMM, src/PackAWithQuantRowOffset.cc.
+    """
+    scale, zero_point = torch._choose_qparams_per_tensor(real, reduce_range)
+    return quantize_per_tensor(real.contiguous(), scale, zero_point, torch.quint8)
+
+
+def dynamic_by_fbgemm(
+    X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool, relu: bool
+) -> Tensor:
+    """sum · (sx · sw) + bias in float32, the last two in one step.
+
+    Source: FBGEMM, src/QuantUtilsAvx2.cc, requantizeForFloatAvx2.
+    """
+    integers, scale, zero_point = quantized_dynamically(X, reduce_range)
+    sums = multiply(integers, zero_point, centred(weight)).float()
+    axis = sums.dim() - 1
+    factor = (as_float32(scale) * along(weight[1], sums.dim(), axis)).expand_as(sums)
+    real = sums * factor
+    if bias is not None:
+        real = fma(sums, factor, along(bias, sums.dim(), axis).expand_as(sums))
+    return real.clamp_min(0) if relu else real
+
+
+@emulates("quantized::linear_dynamic", engines=("fbgemm", "x86"))
+def linear_dynamic_fbgemm(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
+    """See `dynamic_by_fbgemm`."""
+    return dynamic_by_fbgemm(X, weight, bias, reduce_range, False)
+
+
+@emulates("quantized::linear_relu_dynamic", engines=("fbgemm", "x86"))
+def linear_relu_dynamic_fbgemm(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
+    """See `dynamic_by_fbgemm`."""
+    return dynamic_by_fbgemm(X, weight, bias, reduce_range, True)
+
+
+def dynamic_by_onednn(
+    X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool, relu: bool
+) -> Tensor:
+    """`reals_of_linear` of `quantized_dynamically`.
+
+    Source: ATen, quantized/cpu/qlinear_dynamic.cpp, PackedLinearWeightsOnednn::apply_dynamic_impl.
+    """
+    integers, scale, zero_point = quantized_dynamically(X, reduce_range)
+    w_scales = reciprocals_twice(weight[1])
+    real = reals_of_linear(
+        integers, reciprocal_twice(scale), zero_point, weight[0].double(), w_scales, bias
+    )
+    return real.clamp_min(0) if relu else real
+
+
+@emulates("quantized::linear_dynamic", engines=("onednn",))
+def linear_dynamic_onednn(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
+    """See `dynamic_by_onednn`."""
+    return dynamic_by_onednn(X, weight, bias, reduce_range, False)
+
+
+@emulates("quantized::linear_relu_dynamic", engines=("onednn",))
+def linear_relu_dynamic_onednn(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
+    """See `dynamic_by_onednn`."""
+    return dynamic_by_onednn(X, weight, bias, reduce_range, True)
