@@ -91,26 +91,6 @@ def adaptive_average(self: Quantized, sizes: list[int]) -> Quantized:
     return result.clone(memory_format=torch.contiguous_format), scale, zero_point
 
 
-@emulates("aten::adaptive_avg_pool2d")
-def adaptive_avg_pool2d(self: Quantized, output_size: list[int]) -> Quantized:
-    """See `adaptive_average`."""
-    return adaptive_average(self, output_size)
-
-
-@emulates("aten::adaptive_avg_pool3d")
-def adaptive_avg_pool3d(self: Quantized, output_size: list[int]) -> Quantized:
-    """See `adaptive_average`."""
-    return adaptive_average(self, output_size)
-
-
-@emulates("aten::adaptive_avg_pool1d")
-def adaptive_avg_pool1d(self: Quantized, output_size: list[int]) -> Quantized:
-    """As `adaptive_average` of one row."""
-    x = (self[0].unsqueeze(-2), self[1], self[2])
-    result = adaptive_average(x, [1, output_size[0]])
-    return result[0].squeeze(-2), result[1], result[2]
-
-
 @emulates("aten::mean.dim")
 def mean(self: Quantized, dim: list[int] | None, keepdim: bool, dtype: int | None) -> Quantized:
     """The mean over some dimensions.
@@ -137,3 +117,31 @@ def mean(self: Quantized, dim: list[int] | None, keepdim: bool, dtype: int | Non
         return result, scale, zero_point
     real = torch.mean(dequantize(self), dims, keepdim)
     return quantize_per_tensor(real, scale, zero_point, torch.quint8)
+
+
+@emulates("aten::adaptive_avg_pool2d")
+def adaptive_avg_pool2d(self: Quantized, output_size: list[int]) -> Quantized:
+    """See `adaptive_average`."""
+    return adaptive_average(self, output_size)
+
+
+@emulates("aten::adaptive_avg_pool3d")
+def adaptive_avg_pool3d(self: Quantized, output_size: list[int]) -> Quantized:
+    """See `adaptive_average`; to a single element it is `mean`.
+
+    Source: ATen, AdaptiveAveragePooling3d.cpp, adaptive_avg_pool3d.
+    """
+    if output_size == [1, 1, 1]:
+        result = mean(self, [-1, -2, -3], True, None)
+        if is_channels_last(self[0]):
+            return result[0].clone(memory_format=torch.channels_last_3d), result[1], result[2]
+        return result
+    return adaptive_average(self, output_size)
+
+
+@emulates("aten::adaptive_avg_pool1d")
+def adaptive_avg_pool1d(self: Quantized, output_size: list[int]) -> Quantized:
+    """As `adaptive_average` of one row."""
+    x = (self[0].unsqueeze(-2), self[1], self[2])
+    result = adaptive_average(x, [1, output_size[0]])
+    return result[0].squeeze(-2), result[1], result[2]

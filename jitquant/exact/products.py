@@ -629,15 +629,16 @@ def linear_relu_dynamic_fbgemm(X: Tensor, weight: Weight, bias: Tensor | None, r
 def dynamic_by_onednn(
     X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool, relu: bool
 ) -> Tensor:
-    """`reals_of_linear` of `quantized_dynamically`.
+    """`reals_of_linear` of round(x · (1 / s) + zero point), of which float32 rounds the product and the sum.
 
+    The scale is what ATen chooses for the tensor, handed over as a reciprocal.
     Source: ATen, quantized/cpu/qlinear_dynamic.cpp, PackedLinearWeightsOnednn::apply_dynamic_impl.
     """
-    integers, scale, zero_point = quantized_dynamically(X, reduce_range)
+    scale, zero_point = torch._choose_qparams_per_tensor(X, reduce_range)
+    x_scale = reciprocal_twice(scale)
+    integers = saturate(torch.round(X.contiguous() * as_float32(1.0 / x_scale) + zero_point).double())
     w_scales = reciprocals_twice(weight[1])
-    real = reals_of_linear(
-        integers, reciprocal_twice(scale), zero_point, weight[0].double(), w_scales, bias
-    )
+    real = reals_of_linear(integers, x_scale, zero_point, weight[0].double(), w_scales, bias)
     return real.clamp_min(0) if relu else real
 
 
