@@ -145,3 +145,62 @@ def adaptive_avg_pool1d(self: Quantized, output_size: list[int]) -> Quantized:
     x = (self[0].unsqueeze(-2), self[1], self[2])
     result = adaptive_average(x, [1, output_size[0]])
     return result[0].squeeze(-2), result[1], result[2]
+
+
+def average(
+    self: Quantized,
+    kernel: list[int],
+    strides: list[int],
+    padding: list[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Quantized:
+    """Means over sliding windows of the last two dimensions: round(centred sum · (1 / divisor)) + zero point.
+
+    The factor is the reciprocal of the reciprocal of the reciprocal of the divisor, all float32. In channels-last,
+    vectors of eight channels are rounded before the zero point is added, other elements behind it.
+    Source: ATen, quantized/cpu/AveragePool2d.cpp; QuantizedOpKernels.cpp, _qavg_pool_nhwc_kernel.
+    """
+    integers, scale, zero_point = self
+    steps = kernel if len(strides) == 0 else strides
+    # Of a mean of floats with the same arguments only the size is used.
+    sizes = torch.nn.functional.avg_pool2d(
+        integers.float(), kernel, steps, padding, ceil_mode, count_include_pad
+    ).size()
+    windows: list[Tensor] = []
+    padded: list[Tensor] = []
+    for i in range(2):
+        size, results = integers.size(integers.dim() - 2 + i), sizes[len(sizes) - 2 + i]
+        windows.append(sliding_windows(size, results, kernel[i], steps[i], padding[i]))
+        # Padding counts as elements, but not what lies beyond it.
+        padded.append(sliding_windows(size + 2 * padding[i], results, kernel[i], steps[i], 0))
+    sums = summed(integers - zero_point, windows)
+    divisor = counted(padded if count_include_pad else windows)
+    if divisor_override is not None:
+        divisor = torch.full_like(divisor, float(divisor_override))
+    factor = 1 / (1 / (1 / divisor.float()))
+    real = sums.float() * factor
+    behind = saturate(torch.round(real + zero_point).double())
+    if is_channels_last(integers):
+        before = saturate(torch.round(real).double() + zero_point)
+        in_vector = (torch.arange(sums.size(-3)) < sums.size(-3) // 8 * 8).reshape([-1, 1, 1])
+        result = torch.where(in_vector, before, behind)
+        return result.clone(memory_format=torch.channels_last), scale, zero_point
+    return behind.clone(memory_format=torch.contiguous_format), scale, zero_point
+
+
+@emulates("aten::avg_pool2d")
+def avg_pool2d(
+    self: Quantized,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Quantized:
+    """See `average`."""
+    return average(
+        self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )

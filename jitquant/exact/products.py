@@ -652,3 +652,80 @@ def linear_dynamic_onednn(X: Tensor, weight: Weight, bias: Tensor | None, reduce
 def linear_relu_dynamic_onednn(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
     """See `dynamic_by_onednn`."""
     return dynamic_by_onednn(X, weight, bias, reduce_range, True)
+
+
+def convolved_and_added(
+    x: Quantized,
+    accum: Quantized,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    scale: float,
+    zero_point: int,
+    relu: bool,
+) -> Quantized:
+    """`reals_of_convolution` + (q - z) · s of the other summand, this in one step, then `rounded_by_onednn`.
+
+    Source: ATen, quantized/cpu/qconv.cpp, PackedConvWeightsOnednn::apply_impl; oneDNN,
+    src/cpu/x64/injectors/jit_uni_postops_injector.cpp.
+    """
+    real = reals_of_convolution(
+        x[0],
+        reciprocal_twice(x[1]),
+        x[2],
+        weight[0].double(),
+        weight[1],
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+    )
+    if accum[1] != 1 or accum[2] != 0:  # otherwise ATen forgets to tell oneDNN of the summand
+        other = (accum[0] - accum[2]).float()
+        real = fma(other, torch.full_like(other, as_float32(accum[1])), real)
+    if relu:
+        real = real.clamp_min(0)
+    result = rounded_by_onednn(real, reciprocal_twice(scale), zero_point)
+    return lay_channels_last(result), scale, zero_point
+
+
+@emulates("quantized::conv2d_add", engines=("x86", "onednn"))
+def conv2d_add(
+    qx: Quantized,
+    qaccum: Quantized,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    output_scale: float,
+    output_zero_point: int,
+) -> Quantized:
+    """See `convolved_and_added`."""
+    return convolved_and_added(
+        qx, qaccum, weight, bias, stride, padding, dilation, groups, output_scale, output_zero_point, False
+    )
+
+
+@emulates("quantized::conv2d_add_relu", engines=("x86", "onednn"))
+def conv2d_add_relu(
+    qx: Quantized,
+    qaccum: Quantized,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    output_scale: float,
+    output_zero_point: int,
+) -> Quantized:
+    """See `convolved_and_added`."""
+    return convolved_and_added(
+        qx, qaccum, weight, bias, stride, padding, dilation, groups, output_scale, output_zero_point, True
+    )
