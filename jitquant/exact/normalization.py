@@ -95,11 +95,13 @@ def elu(
 
     Source: ATen, QuantizedOpKernels.cpp, qelu_kernel.
     """
-    in_vector = vectors_of(self)
+    result = torch.empty(self[0].size(), dtype=torch.float64)
+    in_vector = is_in_vector(result, [self[0]])
     x = dequantized(self, in_vector)
     below = torch.expm1(x * as_float32(float(input_scale))) * as_float32(float(alpha))
     real = torch.where(x > 0, x, below) * as_float32(float(scale))
-    return quantized(real, output_scale, output_zero_point, in_vector), output_scale, output_zero_point
+    rounded = quantized(real, output_scale, output_zero_point, in_vector)
+    return result.copy_(rounded), output_scale, output_zero_point
 
 
 @emulates("quantized::celu")
@@ -129,10 +131,9 @@ def normalized_by_batch(
     size = mean.numel()
     factor = torch.ones([size]) if weight is None else weight
     shift = torch.zeros([size]) if bias is None else bias
-    inverse = (1 / torch.sqrt(var.double() + eps)).float()
-    spread = inverse * factor
-    alpha = spread * as_float32(as_float32(scale) / as_float32(output_scale))
-    beta = (shift - mean * spread) / as_float32(output_scale)
+    inverse = 1 / torch.sqrt(var + as_float32(eps))
+    alpha = inverse * factor * as_float32(as_float32(scale) / as_float32(output_scale))
+    beta = (shift - mean * inverse * factor) / as_float32(output_scale)
     shape = [1] * integers.dim()
     shape[1] = size
     centred = (integers - zero_point).float()

@@ -205,3 +205,51 @@ def mul_scalar(qa: Quantized, b: float | int) -> Quantized:
     if factor == 0:
         return torch.zeros_like(integers), 1.0, 0
     return 255 - integers, -factor * scale, 255 - zero_point
+
+
+@emulates("quantized::cat")
+def cat(qx: list[Quantized], dim: int, scale: float | None, zero_point: int | None) -> Quantized:
+    """Each tensor with the scale of the result, in a row.
+
+    Channels of channels-last images are moved where the scale is that of the result, and else rounded as
+    `dequantized` and `quantized`, in vectors of eight channels. All else goes by `dequantize` and
+    `quantize_per_tensor`. Source: ATen, quantized/cpu/TensorShape.cpp, qcat; QuantizedOpKernels.cpp,
+    qcat_nhwc_kernel.
+    """
+    out_scale = qx[0][1] if scale is None else scale
+    out_zero = qx[0][2] if zero_point is None else zero_point
+    is_last = True
+    for x in qx:
+        is_last = is_last and x[0].dim() == 4 and x[0].is_contiguous(memory_format=torch.channels_last)
+    if is_last and dim == 1:
+        moved: list[Tensor] = []
+        for x in qx:
+            integers = x[0]
+            if x[1] != out_scale or x[2] != out_zero:
+                channels = integers.size(1)
+                in_vector = (torch.arange(channels) < channels // 8 * 8).reshape([-1, 1, 1])
+                in_vector = in_vector.expand_as(integers)
+                integers = quantized(dequantized(x, in_vector), out_scale, out_zero, in_vector)
+            moved.append(integers)
+        return torch.cat(moved, 1).clone(memory_format=torch.channels_last), out_scale, out_zero
+    reals: list[Tensor] = []
+    for x in qx:
+        reals.append(dequantize(x))
+    return quantize_per_tensor(torch.cat(reals, dim), out_scale, out_zero, torch.quint8)
+
+
+@emulates("quantized::prelu")
+def prelu(qx: Quantized, weight: Quantized, output_scale: float, output_zero_point: int) -> Quantized:
+    """x, or x · slope where it is not above zero, of `dequantized`, then `quantized`.
+
+    Source: ATen, quantized/cpu/qprelu... , QuantizedOpKernels.cpp, qprelu_out_kernel.
+    """
+    shape = [1] * qx[0].dim()
+    if weight[0].numel() > 1:
+        shape[1] = weight[0].numel()
+    slopes = weight[0].reshape(shape)
+    in_vector = is_in_vector(empty_as(qx[0], qx[0].size()), [qx[0], slopes.expand_as(qx[0])])
+    x = dequantized(qx, in_vector)
+    w = dequantized((slopes.expand_as(qx[0]), weight[1], weight[2]), in_vector)
+    real = torch.where(x > 0, x, x * w)
+    return quantized(real, output_scale, output_zero_point, in_vector), output_scale, output_zero_point

@@ -156,10 +156,10 @@ def average(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Quantized:
-    """Means over sliding windows of the last two dimensions: round(centred sum · (1 / divisor)) + zero point.
+    """Means over sliding windows of the last two dimensions.
 
-    The factor is the reciprocal of the reciprocal of the reciprocal of the divisor, all float32. In channels-last,
-    vectors of eight channels are rounded before the zero point is added, other elements behind it.
+    Channels-last vectors of sixteen channels are round(centred sum · (1 / divisor)) + zero point; else it is
+    round(centred sum · f + zero point), where f is the reciprocal of the reciprocal of 1 / divisor, all float32.
     Source: ATen, quantized/cpu/AveragePool2d.cpp; QuantizedOpKernels.cpp, _qavg_pool_nhwc_kernel.
     """
     integers, scale, zero_point = self
@@ -179,12 +179,11 @@ def average(
     divisor = counted(padded if count_include_pad else windows)
     if divisor_override is not None:
         divisor = torch.full_like(divisor, float(divisor_override))
-    factor = 1 / (1 / (1 / divisor.float()))
-    real = sums.float() * factor
-    behind = saturate(torch.round(real + zero_point).double())
+    multiplier = 1 / divisor.float()
+    behind = saturate(torch.round(sums.float() * (1 / (1 / multiplier)) + zero_point).double())
     if is_channels_last(integers):
-        before = saturate(torch.round(real).double() + zero_point)
-        in_vector = (torch.arange(sums.size(-3)) < sums.size(-3) // 8 * 8).reshape([-1, 1, 1])
+        before = saturate(torch.round(sums.float() * multiplier).double() + zero_point)
+        in_vector = (torch.arange(sums.size(-3)) < sums.size(-3) // 16 * 16).reshape([-1, 1, 1])
         result = torch.where(in_vector, before, behind)
         return result.clone(memory_format=torch.channels_last), scale, zero_point
     return behind.clone(memory_format=torch.contiguous_format), scale, zero_point

@@ -729,3 +729,30 @@ def conv2d_add_relu(
     return convolved_and_added(
         qx, qaccum, weight, bias, stride, padding, dilation, groups, output_scale, output_zero_point, True
     )
+
+
+@emulates(
+    "quantized::conv_transpose1d",
+    "quantized::conv_transpose2d",
+    "quantized::conv_transpose3d",
+    engines=("fbgemm",),
+)
+def conv_transpose_fbgemm(
+    qx: Quantized,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    output_scale: float,
+    output_zero_point: int,
+) -> Quantized:
+    """`convolve` transposed, then `rounded_by_fbgemm`."""
+    integers, x_scale, x_zero_point = qx
+    sums = convolve(
+        integers, x_zero_point, centred(weight), stride, padding, dilation, True, output_padding, groups
+    )
+    result = rounded_by_fbgemm(sums, x_scale, weight, bias, output_scale, output_zero_point, False, 1)
+    return lay_channels_last(result), output_scale, output_zero_point
