@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from jitquant.exact.arithmetic import as_float32, empty_as, fma, is_in_vector
-from jitquant.exact.pointwise import dequantize, dequantized, quantize_per_tensor, quantized
+from jitquant.exact.pointwise import dequantize, dequantized, quantized, rounded_once
 from jitquant.exact.registry import Quantized, emulates
 
 
 @emulates("quantized::softmax")
 def softmax(qx: Quantized, dim: int, output_scale: float, output_zero_point: int) -> Quantized:
-    """The float softmax of `dequantize`, then `quantize_per_tensor`. Source: ATen, quantized/cpu/qsoftmax.cpp."""
+    """The float softmax of `dequantize`, then `rounded_once`. Source: ATen, quantized/cpu/qsoftmax.cpp."""
     real = torch.softmax(dequantize(qx), dim)
-    return quantize_per_tensor(real, output_scale, output_zero_point, torch.quint8)
+    return rounded_once(real, output_scale, output_zero_point)
 
 
 def scaled_by_statistics(sums: Tensor, squares: Tensor, count: int, scale: float, eps: float) -> Tensor:
@@ -57,7 +57,7 @@ def layer_norm(
 
 def vectors_of(x: Quantized) -> Tensor:
     """Which elements of what has the shape of `x` are done with vectors."""
-    return is_in_vector(empty_as(x[0], x[0].size()), [x[0]])
+    return is_in_vector(empty_as(x[0], list(x[0].size())), [x[0]])
 
 
 @emulates("quantized::sigmoid")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from jitquant.exact.arithmetic import as_float32, fma, is_channels_last, saturate
-from jitquant.exact.pointwise import dequantize, quantize_per_tensor
+from jitquant.exact.pointwise import dequantize, rounded_once
 from jitquant.exact.registry import Quantized, emulates
 
 
@@ -116,7 +116,7 @@ def mean(self: Quantized, dim: list[int] | None, keepdim: bool, dtype: int | Non
         result = torch.round(sums.float() / count).double()
         return result, scale, zero_point
     real = torch.mean(dequantize(self), dims, keepdim)
-    return quantize_per_tensor(real, scale, zero_point, torch.quint8)
+    return rounded_once(real, scale, zero_point)
 
 
 @emulates("aten::adaptive_avg_pool2d")
@@ -200,6 +200,4 @@ def avg_pool2d(
     divisor_override: int | None,
 ) -> Quantized:
     """See `average`."""
-    return average(
-        self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    )
+    return average(self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)

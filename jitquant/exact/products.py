@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jitquant.exact.arithmetic import as_float32, fma, saturate
-from jitquant.exact.pointwise import quantize_per_tensor
+from jitquant.exact.pointwise import rounded_once
 from jitquant.exact.registry import Quantized, Weight, emulates
 
 
@@ -243,7 +243,9 @@ def reals_of_convolution(
     """`convolve`, then `reals_of_onednn`."""
     nothing = [0 for _ in stride]
     sums = convolve(x, x_zero_point, weight, stride, padding, dilation, False, nothing, groups)
-    tiles = is_made_of_tiles(x.size(), weight.size(), sums.size(), stride, padding, dilation, groups)
+    tiles = is_made_of_tiles(
+        list(x.size()), list(weight.size()), list(sums.size()), stride, padding, dilation, groups
+    )
     return reals_of_onednn(sums, x_scale, along(w_scales, sums.dim(), 1), bias, tiles, 1)
 
 
@@ -426,7 +428,7 @@ def activated(real: Tensor, activation: str, algorithm: str | None) -> Tensor:
 
 def pointwise_result(real: Tensor, scale: float, zero_point: int, dtype: int | None) -> Tensor:
     """Float as it is; else integers by `rounded_by_onednn`: float64."""
-    if dtype is not None and dtype == torch.float32:
+    if dtype is not None and dtype == 6:  # torch.float32, as torch.jit counts types
         return real
     return rounded_by_onednn(real, scale, zero_point)
 
@@ -476,9 +478,7 @@ def qconv_pointwise(
         dilation,
         groups,
     )
-    result = pointwise_result(
-        activated(real, attr, algorithm), output_scale, output_zero_point, output_dtype
-    )
+    result = pointwise_result(activated(real, attr, algorithm), output_scale, output_zero_point, output_dtype)
     return lay_channels_last(result)
 
 
@@ -590,11 +590,11 @@ def qlinear_pointwise(
 def quantized_dynamically(real: Tensor, reduce_range: bool) -> Quantized:
     """The input of a dynamic linear, rounded with a scale of its own.
 
-    The scale is what ATen chooses for the tensor; rounding is that of `quantize_per_tensor`.
+    The scale is what ATen chooses for the tensor; rounding is that of `rounded_once`.
     Source: ATen, quantized/cpu/qlinear_dynamic.cpp, apply_dynamic_impl; FBGEMM, src/PackAWithQuantRowOffset.cc.
     """
     scale, zero_point = torch._choose_qparams_per_tensor(real, reduce_range)
-    return quantize_per_tensor(real.contiguous(), scale, zero_point, torch.quint8)
+    return rounded_once(real.contiguous(), scale, zero_point)
 
 
 def dynamic_by_fbgemm(
