@@ -53,9 +53,7 @@ class Draw:
     def layout(self, x: Tensor) -> Tensor:
         """As it is, or channels-last."""
         if x.dim() in (4, 5) and self.chance(0.5):
-            return x.contiguous(
-                memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d
-            )
+            return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
         return x
 
     def activation(self, *shape: int, most: int = 255, low: float = -8, high: float = 2) -> Tensor:
@@ -72,9 +70,9 @@ class Draw:
             return torch.quantize_per_channel(real, scales, zero_points, 0, torch.qint8)
         return torch.quantize_per_tensor(real, self.scale(-8, -4), 0, torch.qint8)
 
-    def bias(self, size: int, step: float) -> Tensor | None:
+    def bias(self, size: int, step: float, *, sure: bool = False) -> Tensor | None:
         """Often a multiple of what the sums count in, which gives ties."""
-        if self.chance(0.25):
+        if not sure and self.chance(0.25):
             return None
         if self.chance(0.5):
             return self.integers(size, least=-500, most=500).float() * step
@@ -82,7 +80,9 @@ class Draw:
 
     def output_scale(self, step: float) -> float:
         """Often an even multiple of what the sums count in, which gives ties."""
-        return step * self.among(2.0 ** self.between(1, 10), 2.0 * self.between(1, 400), self.random.uniform(3, 900))
+        return step * self.among(
+            2.0 ** self.between(1, 10), 2.0 * self.between(1, 400), self.random.uniform(3, 900)
+        )
 
 
 def triple(x: Tensor) -> Quantized:
@@ -115,4 +115,6 @@ def check_same(real: Tensor, emulated: Any, what: object = "") -> None:
         same = torch.equal(real.int_repr().double(), emulated)
         wrong = int((real.int_repr().double() != emulated).sum())
     assert same, f"{wrong} of {real.numel()} differ: {what}"
-    assert real.stride() == emulated.stride(), f"{real.stride()} {emulated.stride()} {tuple(real.shape)}: {what}"
+    assert real.stride() == emulated.stride(), (
+        f"{real.stride()} {emulated.stride()} {tuple(real.shape)}: {what}"
+    )

@@ -84,10 +84,10 @@ def memory_order(x: Tensor) -> list[int]:
 
 
 def is_in_vector(result: Tensor, inputs: list[Tensor]) -> Tensor:
-    """Which elements a kernel of ATen does with vectors (of 128 elements for 8 bits and AVX-512): bool.
+    """Which elements a kernel of ATen does with vectors: bool.
 
-    Each run is done in pieces of 128, and what is left one by one. This is so for one thread; several share out
-    what has more than 32,768 elements, and where a share is no multiple of 128, up to 127 elements at its end are
+    Each run is done in pieces of 64 (two vectors of AVX2), and what is left one by one. This is so for one thread; several share out
+    what has more than 32,768 elements, and where a share is no multiple of 64, up to 63 elements at its end are
     done one by one too, which torch.jit cannot know. Source: ATen, cpu/Loops.h, vectorized_loop.
     """
     total = result.numel()
@@ -95,5 +95,31 @@ def is_in_vector(result: Tensor, inputs: list[Tensor]) -> Tensor:
     if length == 0:
         return torch.zeros_like(result, dtype=torch.bool)
     place = torch.arange(total) % length
-    whole = place < length // 128 * 128
+    whole = place < length // 64 * 64
     return whole.as_strided(result.size(), result.stride())
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a tensor of four or five dimensions lies in memory with its channels innermost.
+
+    Source: c10, core/MemoryFormat.h, is_channels_last_strides_2d.
+    """
+    if x.dim() != 4 and x.dim() != 5:
+        return False
+    order = [1] + [d for d in range(x.dim() - 1, 1, -1)] + [0]
+    least = 0
+    for d in order:
+        stride = x.stride(d)
+        if x.size(d) == 0 or stride < least or (d == 1 and stride == 0) or (d == 0 and least == x.stride(1)):
+            return False
+        least = stride * max(x.size(d), 1)
+    return True
+
+
+def empty_as(x: Tensor, size: list[int]) -> Tensor:
+    """Memory for the result of a kernel: channels-last where `x` is, else contiguous."""
+    if is_channels_last(x):
+        if x.dim() == 4:
+            return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+        return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last_3d)
+    return torch.empty(size, dtype=x.dtype)

@@ -7,7 +7,7 @@ kinds in different ways: see `dequantized`.
 import torch
 from torch import Tensor
 
-from jitquant.exact.arithmetic import as_float32, fma, is_in_vector, saturate
+from jitquant.exact.arithmetic import as_float32, empty_as, fma, is_in_vector, saturate
 from jitquant.exact.registry import Quantized, emulates
 
 
@@ -40,17 +40,21 @@ def dequantized(x: Quantized, in_vector: Tensor) -> Tensor:
     return torch.where(in_vector, fused, (q - zero_point) * s)
 
 
-@emulates("aten::quantize_per_tensor")
-def quantize_per_tensor(self: Tensor, scale: float, zero_point: int, dtype: int) -> Quantized:
-    """round(x · (1 / s) + zero point) in one step of float32, ties to even, saturated.
+def rounded_once(real: Tensor, scale: float, zero_point: int, least: int = 0) -> Quantized:
+    """round(x · (1 / s) + zero point) in one step of float32, ties to even, saturated to 8 bits from `least`.
 
     Source: FBGEMM, src/QuantUtilsAvx2.cc, QuantizeAvx2.
     """
-    real = self.float()
     inverse = torch.full_like(real, as_float32(1.0 / as_float32(scale)))
     scaled = torch.round(fma(real, inverse, torch.full_like(real, float(zero_point)))).double()
-    least = -128 if dtype == torch.qint8 else 0
     return saturate(scaled, least, least + 255), scale, zero_point
+
+
+@emulates("aten::quantize_per_tensor")
+def quantize_per_tensor(self: Tensor, scale: float, zero_point: int, dtype: int) -> Quantized:
+    """See `rounded_once`."""
+    is_signed = dtype == 12  # torch.qint8, as torch.jit counts types
+    return rounded_once(self.float(), scale, zero_point, -128 if is_signed else 0)
 
 
 @emulates("aten::dequantize")
@@ -109,11 +113,11 @@ def sum_of(qa: Quantized, qb: Quantized, scale: float, zero_point: int, relu: bo
 
 
 def empty_result(a: Tensor, b: Tensor) -> Tensor:
-    """Memory for what two tensors give, laid out as the first: float64."""
-    size = torch.broadcast_tensors(a, b)[0].size()
-    if list(size) == list(a.size()):
-        return torch.empty_like(a)
-    return torch.empty(size, dtype=torch.float64)
+    """Memory for what two tensors give, laid out as the first, or as ATen lays a sum where it is repeated."""
+    total = a + b
+    return (
+        empty_as(a, list(a.size())) if list((total.size())) == list((a.size())) else torch.empty_like(total)
+    )
 
 
 @emulates("quantized::add")
@@ -138,7 +142,7 @@ def product_of(qa: Quantized, qb: Quantized, scale: float, zero_point: int, relu
     product = (qa[0] - qa[2]) * (qb[0] - qb[2])
     rounded = torch.round(product.float() * factor).double() + zero_point
     result = saturate(rounded, zero_point if relu else 0)
-    return empty_result(qa[0], qb[0]).copy_(result), scale, zero_point
+    return empty_as(qa[0], list(result.size())).copy_(result), scale, zero_point
 
 
 @emulates("quantized::mul")
@@ -159,7 +163,7 @@ def hardswish(input: Quantized, output_scale: float, output_zero_point: int) -> 
 
     Source: ATen, QuantizedOpKernels.cpp, qhardswish_kernel.
     """
-    in_vector = is_in_vector(torch.empty_like(input[0]), [input[0]])
+    in_vector = is_in_vector(empty_as(input[0], list(input[0].size())), [input[0]])
     x = dequantized(input, in_vector)
     real = x * (x + 3).clamp(0, 6) / 6
     return quantized(real, output_scale, output_zero_point, in_vector), output_scale, output_zero_point
@@ -171,7 +175,7 @@ def hardsigmoid(self: Quantized) -> Quantized:
 
     Source: ATen, QuantizedOpKernels.cpp, qhardsigmoid_kernel.
     """
-    in_vector = is_in_vector(torch.empty_like(self[0]), [self[0]])
+    in_vector = is_in_vector(empty_as(self[0], list(self[0].size())), [self[0]])
     x = dequantized(self, in_vector)
     return quantized((x + 3).clamp(0, 6) / 6, 1.0 / 256, 0, in_vector), 1.0 / 256, 0
 
@@ -188,7 +192,7 @@ def leaky_relu(
 
     Source: ATen, QuantizedOpKernels.cpp, leaky_qrelu_out_kernel.
     """
-    in_vector = is_in_vector(torch.empty_like(qx[0]), [qx[0]])
+    in_vector = is_in_vector(empty_as(qx[0], list(qx[0].size())), [qx[0]])
     x = dequantized(qx, in_vector)
     real = torch.where(x > 0, x, x * as_float32(float(negative_slope)))
     return quantized(real, output_scale, output_zero_point, in_vector), output_scale, output_zero_point
@@ -207,3 +211,34 @@ def mul_scalar(qa: Quantized, b: float | int) -> Quantized:
     if factor == 0:
         return torch.zeros_like(integers), 1.0, 0
     return 255 - integers, -factor * scale, 255 - zero_point
+
+
+@emulates("quantized::cat")
+def cat(qx: list[Quantized], dim: int, scale: float | None, zero_point: int | None) -> Quantized:
+    """Each tensor with the scale of the result, in a row.
+
+    Channels of channels-last images are moved where the scale is that of the result, and else rounded as
+    `dequantized` and `quantized`, in vectors of eight channels. All else goes by `dequantize` and
+    `rounded_once`. Source: ATen, quantized/cpu/TensorShape.cpp, qcat; QuantizedOpKernels.cpp,
+    qcat_nhwc_kernel.
+    """
+    out_scale = qx[0][1] if scale is None else scale
+    out_zero = qx[0][2] if zero_point is None else zero_point
+    is_last = True
+    for x in qx:
+        is_last = is_last and x[0].dim() == 4 and x[0].is_contiguous(memory_format=torch.channels_last)
+    if is_last and dim == 1:
+        moved: list[Tensor] = []
+        for x in qx:
+            integers = x[0]
+            if x[1] != out_scale or x[2] != out_zero:
+                channels = integers.size(1)
+                in_vector = (torch.arange(channels) < channels // 8 * 8).reshape([-1, 1, 1])
+                in_vector = in_vector.expand_as(integers)
+                integers = quantized(dequantized(x, in_vector), out_scale, out_zero, in_vector)
+            moved.append(integers)
+        return torch.cat(moved, 1).clone(memory_format=torch.channels_last), out_scale, out_zero
+    reals: list[Tensor] = []
+    for x in qx:
+        reals.append(dequantize(x))
+    return rounded_once(torch.cat(reals, dim), out_scale, out_zero)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from jitquant.exact.arithmetic import as_float32, fma, saturate
+from jitquant.exact.pointwise import rounded_once
 from jitquant.exact.registry import Quantized, Weight, emulates
 
 
@@ -242,7 +243,9 @@ def reals_of_convolution(
     """`convolve`, then `reals_of_onednn`."""
     nothing = [0 for _ in stride]
     sums = convolve(x, x_zero_point, weight, stride, padding, dilation, False, nothing, groups)
-    tiles = is_made_of_tiles(x.size(), weight.size(), sums.size(), stride, padding, dilation, groups)
+    tiles = is_made_of_tiles(
+        list(x.size()), list(weight.size()), list(sums.size()), stride, padding, dilation, groups
+    )
     return reals_of_onednn(sums, x_scale, along(w_scales, sums.dim(), 1), bias, tiles, 1)
 
 
@@ -425,7 +428,7 @@ def activated(real: Tensor, activation: str, algorithm: str | None) -> Tensor:
 
 def pointwise_result(real: Tensor, scale: float, zero_point: int, dtype: int | None) -> Tensor:
     """Float as it is; else integers by `rounded_by_onednn`: float64."""
-    if dtype is not None and dtype == torch.float32:
+    if dtype is not None and dtype == 6:  # torch.float32, as torch.jit counts types
         return real
     return rounded_by_onednn(real, scale, zero_point)
 
@@ -475,9 +478,7 @@ def qconv_pointwise(
         dilation,
         groups,
     )
-    result = pointwise_result(
-        activated(real, attr, algorithm), output_scale, output_zero_point, output_dtype
-    )
+    result = pointwise_result(activated(real, attr, algorithm), output_scale, output_zero_point, output_dtype)
     return lay_channels_last(result)
 
 
@@ -584,3 +585,174 @@ def qlinear_pointwise(
     return pointwise_result(
         activated(real, post_op_name, post_op_algorithm), output_scale, output_zero_point, output_dtype
     )
+
+
+def quantized_dynamically(real: Tensor, reduce_range: bool) -> Quantized:
+    """The input of a dynamic linear, rounded with a scale of its own.
+
+    The scale is what ATen chooses for the tensor; rounding is that of `rounded_once`.
+    Source: ATen, quantized/cpu/qlinear_dynamic.cpp, apply_dynamic_impl; FBGEMM, src/PackAWithQuantRowOffset.cc.
+    """
+    scale, zero_point = torch._choose_qparams_per_tensor(real, reduce_range)
+    return rounded_once(real.contiguous(), scale, zero_point)
+
+
+def dynamic_by_fbgemm(
+    X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool, relu: bool
+) -> Tensor:
+    """sum · (sx · sw) + bias in float32, the last two in one step.
+
+    Source: FBGEMM, src/QuantUtilsAvx2.cc, requantizeForFloatAvx2.
+    """
+    integers, scale, zero_point = quantized_dynamically(X, reduce_range)
+    sums = multiply(integers, zero_point, centred(weight)).float()
+    axis = sums.dim() - 1
+    factor = (as_float32(scale) * along(weight[1], sums.dim(), axis)).expand_as(sums)
+    real = sums * factor
+    if bias is not None:
+        real = fma(sums, factor, along(bias, sums.dim(), axis).expand_as(sums))
+    return real.clamp_min(0) if relu else real
+
+
+@emulates("quantized::linear_dynamic", engines=("fbgemm", "x86"))
+def linear_dynamic_fbgemm(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
+    """See `dynamic_by_fbgemm`."""
+    return dynamic_by_fbgemm(X, weight, bias, reduce_range, False)
+
+
+@emulates("quantized::linear_relu_dynamic", engines=("fbgemm", "x86"))
+def linear_relu_dynamic_fbgemm(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
+    """See `dynamic_by_fbgemm`."""
+    return dynamic_by_fbgemm(X, weight, bias, reduce_range, True)
+
+
+def dynamic_by_onednn(
+    X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool, relu: bool
+) -> Tensor:
+    """`reals_of_linear` of round(x · (1 / s) + zero point), of which float32 rounds the product and the sum.
+
+    The scale is what ATen chooses for the tensor, handed over as a reciprocal.
+    Source: ATen, quantized/cpu/qlinear_dynamic.cpp, PackedLinearWeightsOnednn::apply_dynamic_impl.
+    """
+    scale, zero_point = torch._choose_qparams_per_tensor(X, reduce_range)
+    x_scale = reciprocal_twice(scale)
+    integers = saturate(torch.round(X.contiguous() * as_float32(1.0 / x_scale) + zero_point).double())
+    w_scales = reciprocals_twice(weight[1])
+    real = reals_of_linear(integers, x_scale, zero_point, weight[0].double(), w_scales, bias)
+    return real.clamp_min(0) if relu else real
+
+
+@emulates("quantized::linear_dynamic", engines=("onednn",))
+def linear_dynamic_onednn(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
+    """See `dynamic_by_onednn`."""
+    return dynamic_by_onednn(X, weight, bias, reduce_range, False)
+
+
+@emulates("quantized::linear_relu_dynamic", engines=("onednn",))
+def linear_relu_dynamic_onednn(X: Tensor, weight: Weight, bias: Tensor | None, reduce_range: bool) -> Tensor:
+    """See `dynamic_by_onednn`."""
+    return dynamic_by_onednn(X, weight, bias, reduce_range, True)
+
+
+def convolved_and_added(
+    x: Quantized,
+    accum: Quantized,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    scale: float,
+    zero_point: int,
+    relu: bool,
+) -> Quantized:
+    """`reals_of_convolution` + (q - z) · s of the other summand, this in one step, then `rounded_by_onednn`.
+
+    Source: ATen, quantized/cpu/qconv.cpp, PackedConvWeightsOnednn::apply_impl; oneDNN,
+    src/cpu/x64/injectors/jit_uni_postops_injector.cpp.
+    """
+    real = reals_of_convolution(
+        x[0],
+        reciprocal_twice(x[1]),
+        x[2],
+        weight[0].double(),
+        weight[1],
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+    )
+    if accum[1] != 1 or accum[2] != 0:  # otherwise ATen forgets to tell oneDNN of the summand
+        other = (accum[0] - accum[2]).float()
+        real = fma(other, torch.full_like(other, as_float32(accum[1])), real)
+    if relu:
+        real = real.clamp_min(0)
+    result = rounded_by_onednn(real, reciprocal_twice(scale), zero_point)
+    return lay_channels_last(result), scale, zero_point
+
+
+@emulates("quantized::conv2d_add", engines=("x86", "onednn"))
+def conv2d_add(
+    qx: Quantized,
+    qaccum: Quantized,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    output_scale: float,
+    output_zero_point: int,
+) -> Quantized:
+    """See `convolved_and_added`."""
+    return convolved_and_added(
+        qx, qaccum, weight, bias, stride, padding, dilation, groups, output_scale, output_zero_point, False
+    )
+
+
+@emulates("quantized::conv2d_add_relu", engines=("x86", "onednn"))
+def conv2d_add_relu(
+    qx: Quantized,
+    qaccum: Quantized,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    output_scale: float,
+    output_zero_point: int,
+) -> Quantized:
+    """See `convolved_and_added`."""
+    return convolved_and_added(
+        qx, qaccum, weight, bias, stride, padding, dilation, groups, output_scale, output_zero_point, True
+    )
+
+
+@emulates(
+    "quantized::conv_transpose1d",
+    "quantized::conv_transpose2d",
+    "quantized::conv_transpose3d",
+    engines=("fbgemm",),
+)
+def conv_transpose_fbgemm(
+    qx: Quantized,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    output_scale: float,
+    output_zero_point: int,
+) -> Quantized:
+    """`convolve` transposed, then `rounded_by_fbgemm`."""
+    integers, x_scale, x_zero_point = qx
+    sums = convolve(
+        integers, x_zero_point, centred(weight), stride, padding, dilation, True, output_padding, groups
+    )
+    result = rounded_by_fbgemm(sums, x_scale, weight, bias, output_scale, output_zero_point, False, 1)
+    return lay_channels_last(result), output_scale, output_zero_point
