@@ -42,6 +42,9 @@ class Draws:
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
+        self.has_ties = self.chance(
+            0.4
+        )  # scales are powers of two and biases short: then halves are frequent
 
     def integer(self, low: int, high: int) -> int:
         """Of [low, high]."""
@@ -58,8 +61,8 @@ class Draws:
         return "".join(letters[i] for i in order)
 
     def scale(self, around: float = 0.05) -> float:
-        """Powers of two half of the time: then ties are frequent."""
-        if self.chance():
+        """Near that; a power of two wherever ties are wanted, and sometimes else."""
+        if self.has_ties or self.chance(0.2):
             return float(2.0 ** round(float(torch.tensor(around).log2()) + self.integer(-1, 1)))
         return around * (0.5 + float(torch.rand((), generator=self.generator)))
 
@@ -96,7 +99,9 @@ class Draws:
         return torch.full((channels,), self.scale(around))
 
     def bias(self, channels: int) -> Tensor | None:
-        return None if self.chance(0.3) else torch.randn(channels, generator=self.generator)
+        values = torch.randn(channels, generator=self.generator)
+        values = torch.round(values * 16) / 16 if self.has_ties else values
+        return None if self.chance(0.3) else values
 
     def output(self) -> tuple[float | None, int]:
         return (None, 0) if self.chance(0.25) else (self.scale(0.05), self.zero_point())

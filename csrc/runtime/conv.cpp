@@ -138,10 +138,10 @@ class Conv final : public Kernel {
     }
   }
 
-  // Another one forgets the zero point where no element of the input reaches a place of the result.
+  // Others forget the zero point, or part of the input, where none of it reaches a place of the result.
   void pass_over_wrong_kernel(dnnl::deconvolution_forward::primitive_desc& desc) const {
-    const bool risky = input_zero_point() != 0 && !reaches_all();
-    while (risky && std::strncmp(desc.impl_info_str(), "jit_deconvolution", 17) == 0 && desc.next_impl()) {
+    const bool risky = !reaches_all();
+    while (risky && std::strncmp(desc.impl_info_str(), "jit_", 4) == 0 && desc.next_impl()) {
     }
   }
 

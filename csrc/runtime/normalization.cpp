@@ -40,7 +40,7 @@ class Softmax final : public Kernel {
     }
     const int64_t axis = axis_ < 0 ? axis_ + inputs[0].dim() : axis_;
     const int64_t columns = inputs[0].size(axis);
-    if (plan->dtype == at::kByte && inputs[0].stride(axis) == 1) {
+    if (plan->dtype == at::kByte && (columns == 1 || inputs[0].stride(axis) == 1)) {
       // oneDNN takes twice the time where its result is integers.
       plan->implementation = loops().name;
       plan->loop = [columns, factor = static_cast<float>(tail.factor),

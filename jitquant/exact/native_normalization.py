@@ -76,7 +76,7 @@ def softmax(
     along_rows = dim == -1 or dim == input.dim() - 1
     input = input.contiguous() if along_rows else in_layout(input, is_channels_last([input]))
     last = is_channels_last([input])
-    lies_so = input.stride(dim) == 1
+    lies_so = input.size(dim) == 1 or input.stride(dim) == 1
     rows = softmax_of_rows(input.transpose(dim, -1), as_float32(1.0 / scale), float(zero_point))
     result = rows.transpose(dim, -1)
     return placed(result, last) if lies_so else in_layout(placed(rows, False).transpose(dim, -1), last)

@@ -156,7 +156,8 @@ def activation(
         return finished_float(input, scale, zero_point, activation)
     table = torch.zeros([256], dtype=torch.float64)
     for byte in range(256):
-        table[byte] = in_double((byte - float(input_zero_point)) * input_scale, activation)
+        # An assignment would round to float32 on the way.
+        table[byte].fill_(in_double((byte - float(input_zero_point)) * input_scale, activation))
     table = table.float() if scale is None else rounded_to(table, scale, zero_point)
     return placed(table[input.long()], layout_behind([input]))
 

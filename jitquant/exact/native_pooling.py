@@ -178,6 +178,8 @@ def mean(
     if covers_space and rounds and factor == 1 and shift == 0 and input.numel() > 0:
         sums = input.sum(dim, keepdim)
         counts = torch.full([1], float(input.numel() // (input.size(0) * input.size(1))))
+        if not last and input.size(1) > 1:  # oneDNN has its reference for it: src/cpu/ref_pooling.cpp
+            return placed(torch.round(sums.float() / counts).double(), last)
         return placed(averaged(sums, counts), last)
     if len(columns) > 0:
         values = times_plus(input.sum(dim, keepdim).float(), factor / columns[1], as_float32(shift))
