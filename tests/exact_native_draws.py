@@ -42,6 +42,9 @@ class Draws:
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
+        self.has_ties = self.chance(
+            0.4
+        )  # scales are powers of two and biases short: then halves are frequent
 
     def integer(self, low: int, high: int) -> int:
         """Of [low, high]."""
@@ -53,9 +56,13 @@ class Draws:
     def chance(self, share: float = 0.5) -> bool:
         return float(torch.rand((), generator=self.generator)) < share
 
+    def shuffled(self, letters: str) -> str:
+        order = torch.randperm(len(letters), generator=self.generator).tolist()
+        return "".join(letters[i] for i in order)
+
     def scale(self, around: float = 0.05) -> float:
-        """Powers of two half of the time: then ties are frequent."""
-        if self.chance():
+        """Near that; a power of two wherever ties are wanted, and sometimes else."""
+        if self.has_ties or self.chance(0.2):
             return float(2.0 ** round(float(torch.tensor(around).log2()) + self.integer(-1, 1)))
         return around * (0.5 + float(torch.rand((), generator=self.generator)))
 
@@ -65,9 +72,7 @@ class Draws:
     def bytes(self, *sizes: int) -> Tensor:
         """Integers, as often near each other as all over the range, in one of several layouts."""
         low, high = self.one_of([(0, 256), (0, 256), (100, 140)])
-        return self.laid_out(
-            torch.randint(low, high, sizes, dtype=torch.uint8, generator=self.generator)
-        )
+        return self.laid_out(torch.randint(low, high, sizes, dtype=torch.uint8, generator=self.generator))
 
     def numbers(self, *sizes: int, size: float = 3.0) -> Tensor:
         return self.laid_out(torch.randn(sizes, generator=self.generator) * size)
@@ -94,7 +99,9 @@ class Draws:
         return torch.full((channels,), self.scale(around))
 
     def bias(self, channels: int) -> Tensor | None:
-        return None if self.chance(0.3) else torch.randn(channels, generator=self.generator)
+        values = torch.randn(channels, generator=self.generator)
+        values = torch.round(values * 16) / 16 if self.has_ties else values
+        return None if self.chance(0.3) else values
 
     def output(self) -> tuple[float | None, int]:
         return (None, 0) if self.chance(0.25) else (self.scale(0.05), self.zero_point())
@@ -126,7 +133,9 @@ def conv(draws: Draws, rank: int, *, transposed: bool = False, sums: bool = Fals
     inputs = draws.bytes(draws.integer(1, 3), groups * each_in, *room)
     scale, zero_point = draws.output()
     input_scale = draws.scale(0.02)
-    scales = draws.scales(channels if not transposed else draws.one_of([channels, each_out]), 0.01 / len(window))
+    scales = draws.scales(
+        channels if not transposed else draws.one_of([channels, each_out]), 0.01 / len(window)
+    )
     arguments = [
         weight,
         scales,
@@ -147,7 +156,9 @@ def conv(draws: Draws, rank: int, *, transposed: bool = False, sums: bool = Fals
     return with_sum(draws, f"conv{rank}d_add", "conv_prepack", inputs, arguments, [None])
 
 
-def with_sum(draws: Draws, op: str, prepack: str, inputs: Tensor, arguments: list[Any], last: list[Any]) -> Call:
+def with_sum(
+    draws: Draws, op: str, prepack: str, inputs: Tensor, arguments: list[Any], last: list[Any]
+) -> Call:
     """The same op with another operand, mostly of the result's size and dtype."""
     alone = getattr(torch.ops.jitquant, op.removesuffix("_add"))
     kernel = getattr(torch.ops.jitquant, prepack)(*arguments, "", None, 0, *last)
@@ -157,10 +168,16 @@ def with_sum(draws: Draws, op: str, prepack: str, inputs: Tensor, arguments: lis
     is_float = (arguments[-3] is None) != draws.chance(0.1)
     other = draws.numbers(*sizes) if is_float else draws.bytes(*sizes)
     in_place = draws.chance()
-    mode, scale, zero = draws.one_of([("in_place" if in_place else "new")]), draws.scale(0.05), draws.zero_point()
+    mode, scale, zero = (
+        draws.one_of([("in_place" if in_place else "new")]),
+        draws.scale(0.05),
+        draws.zero_point(),
+    )
     if is_float:
         scale, zero = None, 0
-    return Call(op + ("_" if in_place else ""), prepack, (inputs, other), (*arguments, mode, scale, zero, *last))
+    return Call(
+        op + ("_" if in_place else ""), prepack, (inputs, other), (*arguments, mode, scale, zero, *last)
+    )
 
 
 def linear(draws: Draws, *, sums: bool = False) -> Call:
@@ -207,7 +224,9 @@ def dynamic(draws: Draws, *, sums: bool = False) -> Call:
 
 
 def sizes_of(draws: Draws, rank: int) -> list[int]:
-    return [draws.integer(1, 5), draws.integer(1, 40), *(draws.integer(1, 7) for _ in range(rank))][: rank + 2]
+    return [draws.integer(1, 5), draws.integer(1, 40), *(draws.integer(1, 7) for _ in range(rank))][
+        : rank + 2
+    ]
 
 
 def binary(draws: Draws) -> Call:
@@ -237,8 +256,31 @@ def matmul(draws: Draws) -> Call:
         right = draws.bytes(2, depth, 3, columns).transpose(1, 2)
     elif left.size(0) != right.size(0) and left.dim() == 2:
         left = draws.bytes(rows, depth)
-    arguments = (draws.scale(0.02), draws.zero_point(), draws.scale(0.02), draws.zero_point(), *draws.output())
+    arguments = (
+        draws.scale(0.02),
+        draws.zero_point(),
+        draws.scale(0.02),
+        draws.zero_point(),
+        *draws.output(),
+    )
     return Call("matmul", "binary_prepack", (left, right), ("matmul", *arguments, draws.one_of(ACTIVATIONS)))
+
+
+def einsum(draws: Draws) -> Call:
+    """Letters of a batch, of rows, of columns and of what is summed over, in any order."""
+    groups = [draws.integer(0, 2), draws.integer(0, 2), draws.integer(0, 2), draws.integer(1, 2)]
+    letters = iter("bfgkmnpqxy")
+    batch, rows, columns, depth = ["".join(next(letters) for _ in range(count)) for count in groups]
+    sizes = {letter: draws.integer(1, 6) for letter in batch + rows + columns + depth}
+    left, right, result = (
+        draws.shuffled(word)
+        for word in (batch + rows + depth, batch + columns + depth, batch + rows + columns)
+    )
+    equation = f"{left},{right}->{result}" if draws.chance(0.7) or batch else f"{left}, {right}"
+    operands = [draws.bytes(*(sizes[letter] for letter in word)) for word in (left, right)]
+    scales, zeros = [draws.scale(0.02), draws.scale(0.02)], [draws.zero_point(), draws.zero_point()]
+    arguments = (equation, scales, zeros, *draws.output(), draws.one_of(ACTIVATIONS))
+    return Call("einsum", "einsum_prepack", (operands,), arguments)
 
 
 def activation(draws: Draws) -> Call:
@@ -254,7 +296,9 @@ def quantize(draws: Draws) -> Call:
         padding = [draws.integer(0, 2) for _ in range(4)]
     elif draws.chance(0.3):
         factors = torch.rand(inputs.size(-1), generator=draws.generator) + 0.5
-    return Call("quantize", "quantize_prepack", (inputs,), (draws.scale(), draws.zero_point(), padding, factors))
+    return Call(
+        "quantize", "quantize_prepack", (inputs,), (draws.scale(), draws.zero_point(), padding, factors)
+    )
 
 
 def dequantize(draws: Draws) -> Call:
@@ -347,7 +391,8 @@ def softmax(draws: Draws) -> Call:
     inputs = draws.numbers(*sizes, size=8.0) if is_float else draws.bytes(*sizes)
     given = (None, 0) if is_float else (draws.scale(), draws.zero_point())
     output = (1 / 256, 0) if draws.chance() else (draws.scale(1 / 256), draws.zero_point())
-    return Call("softmax", "softmax_prepack", (inputs,), (-1, *given, *output))
+    dim = -1 if draws.chance() else draws.integer(0, len(sizes) - 1)
+    return Call("softmax", "softmax_prepack", (inputs,), (dim, *given, *output))
 
 
 KINDS: dict[str, Callable[[Draws], Call]] = {
@@ -362,6 +407,7 @@ KINDS: dict[str, Callable[[Draws], Call]] = {
     "linear_dynamic_add": lambda draws: dynamic(draws, sums=True),
     "binary": binary,
     "matmul": matmul,
+    "einsum": einsum,
     "activation": activation,
     "quantize": quantize,
     "dequantize": dequantize,

@@ -153,14 +153,12 @@ def depthwise3d(
     return values if scale is None else torch.round(values).double()
 
 
-def is_weighed_by_loop(
-    weight: Tensor, rank: int, groups: int, activation: str, has_sum: bool, transposed: bool
-) -> bool:
+def is_weighed_by_loop(weight: Tensor, rank: int, groups: int, activation: str, transposed: bool) -> bool:
     """Whether a depthwise convolution in three dimensions runs in a loop of ours."""
     depthwise = (
         rank == 3 and not transposed and groups > 1 and weight.size(0) == groups and weight.size(1) == 1
     )
-    return depthwise and not has_sum and is_linear(activation) and weight.numel() // weight.size(0) <= 500
+    return depthwise and is_linear(activation) and weight.numel() // weight.size(0) <= 500
 
 
 def primitive_convolution(
@@ -210,6 +208,62 @@ def primitive_convolution(
     return finished(added_to(values, other, other_scale, factor), factor, scale, zero_point, activation)
 
 
+def placed_convolution(
+    input: Tensor,
+    weight: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    input_scale: float,
+    input_zero_point: int,
+    scale: float | None,
+    zero_point: int,
+    activation: str,
+    output_padding: list[int] | None,
+) -> Tensor:
+    """A convolution or a transposed one by a loop of ours or a primitive, placed channels-last."""
+    if is_weighed_by_loop(weight, len(stride), groups, activation, output_padding is not None):
+        result = depthwise3d(
+            input,
+            weight,
+            weight_scales,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            input_scale,
+            input_zero_point,
+            scale,
+            zero_point,
+            activation,
+        )
+        return placed(result, True)
+    result = primitive_convolution(
+        input,
+        None,
+        weight,
+        weight_scales,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        input_scale,
+        input_zero_point,
+        scale,
+        zero_point,
+        activation,
+        None,
+        0,
+        output_padding,
+    )
+    return placed(result, True)
+
+
 @emulates(
     "jitquant::conv1d", "jitquant::conv2d", "jitquant::conv3d", "jitquant::conv_transpose", target="native"
 )
@@ -232,44 +286,28 @@ def convolution(
     other_zero_point: int,
     output_padding: list[int] | None,
 ) -> Tensor:
-    """A convolution or a transposed one, placed channels-last; csrc/runtime/conv.cpp."""
-    if is_weighed_by_loop(weight, len(stride), groups, activation, False, output_padding is not None):
-        result = depthwise3d(
-            input,
-            weight,
-            weight_scales,
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            input_scale,
-            input_zero_point,
-            scale,
-            zero_point,
-            activation,
-        )
-    else:
-        result = primitive_convolution(
-            input,
-            None,
-            weight,
-            weight_scales,
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            input_scale,
-            input_zero_point,
-            scale,
-            zero_point,
-            activation,
-            None,
-            0,
-            output_padding,
-        )
-    return placed(result, True)
+    """A convolution or a transposed one, behind which a function that is not linear stands apart.
+
+    csrc/runtime/conv.cpp, Conv.
+    """
+    apart = output_padding is not None and not is_linear(activation)
+    result = placed_convolution(
+        input,
+        weight,
+        weight_scales,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        input_scale,
+        input_zero_point,
+        None if apart else scale,
+        zero_point,
+        "" if apart else activation,
+        output_padding,
+    )
+    return finished_float(result, scale, zero_point, activation) if apart else result
 
 
 @emulates(
@@ -306,7 +344,7 @@ def convolution_add(
     What has another size or dtype is added apart, in float32.
     """
     other = in_layout(other, True) if other.dim() == input.dim() else other
-    alone = convolution(
+    alone = placed_convolution(
         input,
         weight,
         weight_scales,
@@ -320,9 +358,6 @@ def convolution_add(
         None,
         0,
         "",
-        "",
-        None,
-        0,
         output_padding,
     )
     if other.shape != alone.shape or other.dtype != dtype_of(scale):
@@ -563,3 +598,96 @@ def matmul(
         strides = [s[1] * s[2] * s[3], s[3], s[1] * s[3], 1]
         return torch.empty_strided(s, strides, dtype=result.dtype).copy_(result)
     return placed(result, False)
+
+
+def without(letters: str, first: str, in_first: bool, second: str, in_second: bool) -> str:
+    """The letters that are, or are not, in each of two others."""
+    chosen = ""
+    for i in range(len(letters)):
+        letter = letters[i]
+        if (first.find(letter) >= 0) == in_first and (second.find(letter) >= 0) == in_second:
+            chosen += letter
+    return chosen
+
+
+def parts_of(equation: str) -> tuple[str, str, str]:
+    """The letters of both operands and of the result; csrc/runtime/equation.h, parse_equation."""
+    plain = equation.replace(" ", "")
+    arrow = plain.find("->")
+    operands = plain if arrow < 0 else plain[:arrow]
+    comma = operands.find(",")
+    left, right = operands[:comma], operands[comma + 1 :]
+    if arrow >= 0:
+        return left, right, plain[arrow + 2 :]
+    alone = without(left, right, False, left, True) + without(right, left, False, right, True)
+    letters: list[str] = []
+    for i in range(len(alone)):
+        letters.append(alone[i])
+    return left, right, "".join(sorted(letters))
+
+
+def size_of(letter: str, letters: list[str], operands: list[Tensor]) -> int:
+    """The size that a letter stands for; a size of one fits any other."""
+    size = 1
+    for word, operand in zip(letters, operands):  # noqa: B905
+        place = word.find(letter)
+        if place >= 0 and operand.size(place) != 1:
+            size = operand.size(place)
+    return size
+
+
+def as_matrices(
+    operand: Tensor, own: str, groups: list[str], letters: list[str], operands: list[Tensor]
+) -> Tensor:
+    """An operand as a batch of matrices: each group of letters becomes one dimension."""
+    order: list[int] = []
+    expanded: list[int] = []
+    flat: list[int] = []
+    for group in groups:
+        together = 1
+        for i in range(len(group)):
+            size = size_of(group[i], letters, operands)
+            order.append(own.find(group[i]))
+            expanded.append(size)
+            together *= size
+        flat.append(together)
+    return operand.permute(order).expand(expanded).reshape(flat)
+
+
+@emulates("jitquant::einsum", target="native")
+def einsum(
+    tensors: list[Tensor],
+    equation: str,
+    input_scales: list[float],
+    input_zero_points: list[int],
+    scale: float | None,
+    zero_point: int,
+    activation: str,
+) -> Tensor:
+    """A product along any dimensions, as one batch of products of matrices; csrc/runtime/einsum.cpp."""
+    left, right, result = parts_of(equation)
+    batch = without(left, right, True, result, True)
+    rows = without(left, right, False, result, True)
+    columns = without(right, left, False, result, True)
+    depth = without(left, right, True, result, False)
+    letters = [left, right]
+    product = matmul(
+        as_matrices(tensors[0], left, [batch, rows, depth], letters, tensors),
+        as_matrices(tensors[1], right, [batch, depth, columns], letters, tensors),
+        "matmul",
+        input_scales[0],
+        input_zero_points[0],
+        input_scales[1],
+        input_zero_points[1],
+        scale,
+        zero_point,
+        activation,
+    )
+    unfolded = batch + rows + columns
+    sizes: list[int] = []
+    for i in range(len(unfolded)):
+        sizes.append(size_of(unfolded[i], letters, tensors))
+    order: list[int] = []
+    for i in range(len(result)):
+        order.append(unfolded.find(result[i]))
+    return product.view(sizes).permute(order)

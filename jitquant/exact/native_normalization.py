@@ -1,17 +1,12 @@
 """Softmax and layer norm of the native target, bit for bit, with the order of their sums on AVX-512."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from jitquant.exact.arithmetic import as_float32, fma
 from jitquant.exact.native_layout import in_layout, is_channels_last, placed
-from jitquant.exact.native_pointwise import quantized_values
-from jitquant.exact.onednn_eltwise import at_least, at_most, exponential, times_plus
+from jitquant.exact.onednn_eltwise import at_least, at_most
 from jitquant.exact.registry import emulates
-
-LANES = 16  # floats in a register
 
 
 def halved(lanes: Tensor) -> Tensor:
@@ -73,24 +68,18 @@ def softmax(
     scale: float | None,
     zero_point: int,
 ) -> Tensor:
-    """A softmax along the innermost dimension to integers; csrc/runtime/normalization.cpp, Softmax."""
+    """A softmax along one dimension, whose rows are put side by side; csrc/runtime/normalization.cpp."""
+    assert scale is not None
     if input.dtype != torch.float32:
         unit = 1.0 if input_scale is None else input_scale
         input = (input.float() - float(input_zero_point)) * as_float32(unit)
     along_rows = dim == -1 or dim == input.dim() - 1
     input = input.contiguous() if along_rows else in_layout(input, is_channels_last([input]))
     last = is_channels_last([input])
-    unit = 1.0 if scale is None else scale
-    offset = 0.0 if scale is None else float(zero_point)
-    if input.numel() > 0 and scale is not None and input.stride(dim) == 1:
-        rows = input.transpose(dim, -1)
-        result = softmax_of_rows(rows, as_float32(1.0 / unit), as_float32(offset)).transpose(dim, -1)
-        return placed(result, last)
-    powers = exponential(input - input.amax(dim, keepdim=True))
-    values = powers / powers.sum(dim, keepdim=True)
-    if scale is not None:
-        values = torch.round(times_plus(values, 1.0 / unit, offset).clamp(0, 255)).double()
-    return placed(values, last)
+    lies_so = input.size(dim) == 1 or input.stride(dim) == 1
+    rows = softmax_of_rows(input.transpose(dim, -1), as_float32(1.0 / scale), float(zero_point))
+    result = rows.transpose(dim, -1)
+    return placed(result, last) if lies_so else in_layout(placed(rows, False).transpose(dim, -1), last)
 
 
 def summed_lanes(terms: Tensor, starts: list[Tensor], squares: bool) -> Tensor:
@@ -163,7 +152,8 @@ def layer_norm(
     shifts = torch.zeros([columns], dtype=torch.float64) if bias is None else bias.double().flatten()
     x = input.float().reshape([-1, columns])
     difference = x - mean_of_columns(x, False)
-    deviation = torch.sqrt(mean_of_columns(difference, True) + as_float32(epsilon / (unit * unit)))
+    variance = mean_of_columns(difference, True) + as_float32(epsilon / (unit * unit))
+    deviation = torch.sqrt(variance.double()).float()  # of float32, ATen's is not always the nearest
     normal = difference * (1.0 / deviation)
     values = fma(normal, (factors * factor).float(), (shifts * factor + shift).float())
     if scale is not None:

@@ -154,10 +154,10 @@ def activation(
     """Of integers a table of 256 values, computed in double; csrc/runtime/activation.cpp."""
     if input.dtype == torch.float32:
         return finished_float(input, scale, zero_point, activation)
-    numbers: list[float] = []
+    table = torch.zeros([256], dtype=torch.float64)
     for byte in range(256):
-        numbers.append(in_double((byte - float(input_zero_point)) * input_scale, activation))
-    table = torch.tensor(numbers, dtype=torch.float64)
+        # An assignment would round to float32 on the way.
+        table[byte].fill_(in_double((byte - float(input_zero_point)) * input_scale, activation))
     table = table.float() if scale is None else rounded_to(table, scale, zero_point)
     return placed(table[input.long()], layout_behind([input]))
 

@@ -63,12 +63,12 @@ def window_sums(input: Tensor, window: list[int], stride: list[int]) -> Tensor:
     return sums.reshape(input.shape[:2] + sums.shape[5 - len(window) :])
 
 
-def divided(sums: Tensor, counts: Tensor) -> Tensor:
-    """round(float32(sum) / float32(count)).
+def averaged(sums: Tensor, counts: Tensor) -> Tensor:
+    """round(float32(sum) × float32(1 / count)).
 
     oneDNN 3.2, src/cpu/x64/jit_uni_i8i8_pooling.cpp, compute_avg_step.
     """
-    return torch.round(sums.float() / counts.float()).clamp(0, 255).double()
+    return torch.round(sums.float() * (1.0 / counts.double()).float()).clamp(0, 255).double()
 
 
 @emulates("jitquant::pool", target="native")
@@ -100,7 +100,7 @@ def pool(
     if not count_include_pad:
         ones = framed(torch.ones_like(input[:1, :1]), window, strides, paddings, dilations, ceil_mode, 0.0)
     sums = window_sums(filled, window, strides)
-    return placed(divided(sums, window_sums(ones, window, strides)), True)
+    return placed(averaged(sums, window_sums(ones, window, strides)), True)
 
 
 @emulates("jitquant::adaptive_avg_pool", target="native")
@@ -119,8 +119,8 @@ def adaptive_avg_pool(input: Tensor, size: list[int]) -> Tensor:
         counts = torch.full([1], 1.0)
         for length in window:
             counts = counts * length
-        return placed(divided(window_sums(input, window, window), counts), True)
-    values = input.float()
+        return placed(averaged(window_sums(input, window, window), counts), True)
+    values = in_layout(input, True).float()
     if rank == 1:
         return torch.round(functional.adaptive_avg_pool1d(values, size)).double()
     if rank == 2:
@@ -178,7 +178,9 @@ def mean(
     if covers_space and rounds and factor == 1 and shift == 0 and input.numel() > 0:
         sums = input.sum(dim, keepdim)
         counts = torch.full([1], float(input.numel() // (input.size(0) * input.size(1))))
-        return placed(divided(sums, counts), last)
+        if not last and input.size(1) > 1:  # oneDNN has its reference for it: src/cpu/ref_pooling.cpp
+            return placed(torch.round(sums.float() / counts).double(), last)
+        return placed(averaged(sums, counts), last)
     if len(columns) > 0:
         values = times_plus(input.sum(dim, keepdim).float(), factor / columns[1], as_float32(shift))
         low = 0.0 if rounds else -float("inf")
