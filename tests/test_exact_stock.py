@@ -30,7 +30,8 @@ def convolution(
     """Shapes of input and weight, and stride, padding, dilation and groups.
 
     Left out is what oneDNN's kernels for AMX compute wrong: padding beyond the kernel, a stride where one
-    column results, and groups of more than 16 but not 16·n results. `least` is the smallest number of channels in a group.
+    column results, and groups of more than 16 but not 16·n results. `least` is the smallest number of
+    channels in a group.
     """
     groups = draw.among(1, 1, 1, 2, 4, draw.between(1, 60))
     if least == 1 and (groups > 4 or draw.chance(0.1)):
@@ -226,7 +227,7 @@ def test_convolutions_with_a_summand(op: str, monkeypatch: pytest.MonkeyPatch) -
         packed = Q.conv2d_prepack(w, bias, *geometry)
         like = Q.conv2d(x, packed, *rounding)
         integers = torch.empty_like(like.int_repr()).copy_(draw.integers(*like.shape))
-        scale = rounding[0] * draw.among(1.0, 0.5, 1.3, 2.0)
+        scale = rounding[0] * draw.random.uniform(0.3, 3)
         other = torch._make_per_tensor_quantized_tensor(integers, scale, draw.zero_point())
         before = triple(other)  # the op overwrites what it adds
         real = getattr(Q, op)(x, other, packed, *rounding)
@@ -285,8 +286,15 @@ def plain_arguments(draw: Draw, op: str) -> tuple[Tensor, Tensor, list[Any]]:
 
 @pytest.mark.parametrize(
     ("op", "activation"),
-    [("linear", "none"), ("linear", "relu"), ("linear", "gelu"), ("linear", "hardswish")]
-    + [("conv", "none"), ("conv", "relu"), ("conv", "hardswish")],
+    [
+        ("linear", "none"),
+        ("linear", "relu"),
+        ("linear", "gelu"),
+        ("linear", "hardswish"),
+        ("conv", "none"),
+        ("conv", "relu"),
+        ("conv", "hardswish"),
+    ],
 )
 def test_plain_integers(op: str, activation: str) -> None:
     """Test that oneDNN's ops on plain integers give the same, as integers and as floats."""

@@ -36,9 +36,10 @@ def layer_norm(
     output_scale: float,
     output_zero_point: int,
 ) -> Quantized:
-    """((q - z) - mean) · (s / deviation) · weight + bias in float32, the last two in one step; then `quantized`.
+    """((q - z) - mean) · (s / deviation) · weight + bias in float32, then `quantized`.
 
-    Vectors are of 32 elements of a row. Source: ATen, QuantizedOpKernels.cpp, quantized_normalize_kernel.
+    The last two are one step. Vectors are of 32 elements of a row. Source: ATen, QuantizedOpKernels.cpp,
+    quantized_normalize_kernel.
     """
     integers, scale, zero_point = input
     rows = integers.contiguous().flatten(integers.dim() - len(normalized_shape)).unsqueeze(-2)
@@ -123,8 +124,8 @@ def normalized_by_batch(
 ) -> Quantized:
     """round(fma(alpha, q - z, beta)) + zero point of channels.
 
-    alpha is weight / sqrt(var + eps) · (sx / s), beta (bias - mean · weight / sqrt(var + eps)) / s, in float32.
-    Source: ATen, quantized/cpu/Normalization.cpp, compute_fused_params; QuantizedOpKernels.cpp,
+    alpha is weight / sqrt(var + eps) · (sx / s), beta (bias - mean · weight / sqrt(var + eps)) / s, in
+    float32. Source: ATen, quantized/cpu/Normalization.cpp, compute_fused_params; QuantizedOpKernels.cpp,
     q_batch_norm_kernel.
     """
     integers, scale, zero_point = qx
