@@ -63,12 +63,13 @@ def vectors_of(x: Quantized) -> Tensor:
 
 @emulates("quantized::sigmoid")
 def sigmoid(qx: Quantized, output_scale: float, output_zero_point: int) -> Quantized:
-    """1 / (1 + exp(-x)) in float32, in vectors of (q - z) · s; then `quantized`.
+    """1 / (1 + exp(-x)) of (q - z) · s, then `quantized`; outside of vectors the sum and the quotient are double.
 
     Source: ATen, QuantizedOpKernels.cpp, qsigmoid_kernel.
     """
     in_vector = vectors_of(qx)
-    real = 1 / (1 + torch.exp(-dequantize(qx)))
+    power = torch.exp(-dequantize(qx))
+    real = torch.where(in_vector, 1 / (1 + power), (1 / (1 + power.double())).float())
     return quantized(real, output_scale, output_zero_point, in_vector), output_scale, output_zero_point
 
 
