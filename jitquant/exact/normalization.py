@@ -65,8 +65,8 @@ def vectors_of(x: Quantized) -> Tensor:
 def sigmoid(qx: Quantized, output_scale: float, output_zero_point: int) -> Quantized:
     """1 / (1 + exp(-x)) of (q - z) · s, then `quantized`.
 
-    Outside of vectors the sum and the quotient are double. The kernel's exp is that for AVX2, ATen's own may be
-    that for AVX-512: one in 700 drawn ops has an integer that they round apart.
+    Outside of vectors the sum and the quotient are double. The kernel's exp is that for AVX2, and ATen's
+    may be that for AVX-512: one in 700 drawn ops has an integer that they round apart.
 
     Source: ATen, QuantizedOpKernels.cpp, qsigmoid_kernel.
     """

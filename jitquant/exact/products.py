@@ -671,8 +671,8 @@ def convolved_and_added(
 ) -> Quantized:
     """`reals_of_convolution` + (q - z) · s of the summand in one step, then `rounded_by_onednn`.
 
-    Not matched: some ties on AMX (1 % of drawn layers whose scales are multiples of each other have a few such
-    elements), and depthwise convolutions with a dilation.
+    Not matched: some ties on AMX (1 % of drawn layers whose scales are multiples of each other have a few
+    such elements), and depthwise convolutions with a dilation.
 
     Source: ATen, quantized/cpu/qconv.cpp, PackedConvWeightsOnednn::apply_impl; oneDNN,
     src/cpu/x64/injectors/jit_uni_postops_injector.cpp.
