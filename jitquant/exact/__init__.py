@@ -30,7 +30,7 @@ MODULES = {
 
 
 @functools.cache
-def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction[..., Any]]:
+def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction[Any, Any]]:
     """The compiled formulas by op, for the ops of `target` on `engine`; empty where none is known.
 
     Ops are named without overload, or with it where overloads differ: ``aten::mean.dim``.
@@ -42,5 +42,5 @@ def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction[.
 
 
 @functools.cache
-def _compiled(formula: object) -> torch.jit.ScriptFunction[..., Any]:
-    return cast("torch.jit.ScriptFunction[..., Any]", torch.jit.script(formula))
+def _compiled(formula: object) -> torch.jit.ScriptFunction[Any, Any]:
+    return cast("torch.jit.ScriptFunction[Any, Any]", torch.jit.script(formula))

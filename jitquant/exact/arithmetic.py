@@ -86,9 +86,10 @@ def memory_order(x: Tensor) -> list[int]:
 def is_in_vector(result: Tensor, inputs: list[Tensor]) -> Tensor:
     """Which elements a kernel of ATen does with vectors: bool.
 
-    Each run is done in pieces of 64 (two vectors of AVX2), and what is left one by one. This is so for one thread; several share out
-    what has more than 32,768 elements, and where a share is no multiple of 64, up to 63 elements at its end are
-    done one by one too, which torch.jit cannot know. Source: ATen, cpu/Loops.h, vectorized_loop.
+    Each run is done in pieces of 64 (two vectors of AVX2), and what is left one by one. This is so for one
+    thread; several share out what has more than 32,768 elements, and where a share is no multiple of 64, up
+    to 63 elements at its end are done one by one too, which torch.jit cannot know. Source: ATen,
+    cpu/Loops.h, vectorized_loop.
     """
     total = result.numel()
     length = run_length(result, inputs)
@@ -106,7 +107,9 @@ def is_channels_last(x: Tensor) -> bool:
     """
     if x.dim() != 4 and x.dim() != 5:
         return False
-    order = [1] + [d for d in range(x.dim() - 1, 1, -1)] + [0]
+    order = list(range(x.dim() - 1, 1, -1))
+    order.insert(0, 1)
+    order.append(0)
     least = 0
     for d in order:
         stride = x.stride(d)
