@@ -5,8 +5,11 @@ integers exactly in float64, and then scales, adds, rounds and saturates in the 
 `arithmetic` has the steps they share; the other modules have the formulas.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
+from typing import Any, cast
 
 import torch
 
@@ -15,7 +18,7 @@ from jitquant.exact.registry import EMULATIONS, ENGINES, Quantized, Weight, emul
 __all__ = ["ENGINES", "Quantized", "Weight", "emulates", "emulations"]
 
 MODULES = {
-    "quantized": ("pointwise", "products", "pooling", "normalization", "lookup"),
+    "quantized": ("pointwise", "products", "pooling", "normalization"),
     "native": (
         "native",
         "native_dynamic",
@@ -27,7 +30,7 @@ MODULES = {
 
 
 @functools.cache
-def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction]:
+def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction[Any, Any]]:
     """The compiled formulas by op, for the ops of `target` on `engine`; empty where none is known.
 
     Ops are named without overload, or with it where overloads differ: ``aten::mean.dim``.
@@ -39,5 +42,5 @@ def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction]:
 
 
 @functools.cache
-def _compiled(formula: object) -> torch.jit.ScriptFunction:
-    return torch.jit.script(formula)
+def _compiled(formula: object) -> torch.jit.ScriptFunction[Any, Any]:
+    return cast("torch.jit.ScriptFunction[Any, Any]", torch.jit.script(formula))
