@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 
 from jitquant.exact.registry import EMULATIONS, ENGINES, Quantized, Weight, emulates
 
-__all__ = ["ENGINES", "Quantized", "Weight", "emulates", "emulations"]
+__all__ = ["ENGINES", "Quantized", "Weight", "emulates", "emulations", "formulas"]
 
 MODULES = {
     "quantized": ("pointwise", "products", "pooling", "normalization", "selection"),
@@ -35,10 +36,14 @@ def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction[A
 
     Ops are named without overload, or with it where overloads differ: ``aten::mean.dim``.
     """
+    return {op: _compiled(formula) for op, formula in formulas(engine, target).items()}
+
+
+def formulas(engine: str, target: str) -> dict[str, Callable[..., object]]:
+    """The formulas by op, as they are written."""
     for module in MODULES.get(target, ()):
         importlib.import_module(f"jitquant.exact.{module}")
-    formulas = EMULATIONS.get((target, engine), {})
-    return {op: _compiled(formula) for op, formula in formulas.items()}
+    return EMULATIONS.get((target, engine), {})
 
 
 @functools.cache
