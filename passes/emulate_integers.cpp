@@ -160,6 +160,7 @@ class Emulator {
       tuples_[node->output()] = result;
     } else {
       node->output()->replaceAllUsesWith(result);
+      node->destroy();  // one that writes over an input would not be taken for dead
     }
     ++count_;
   }
