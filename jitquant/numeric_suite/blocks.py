@@ -6,7 +6,7 @@ with a relu behind it, both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jitquant.numeric_suite.selection import is_within
@@ -97,6 +97,7 @@ class Borders:
         producers: of each op of the float twin, the op that gives each input; -1 for none.
         origins: of each node of the integer graph, by the number of its result, the op that gives each input;
             -1 for none, and None where it is a value within the op itself.
+        with_several: the ops with several results.
     """
 
     def __init__(
@@ -104,14 +105,19 @@ class Borders:
         ops: Sequence[WatchedOp],
         producers: Mapping[int, Sequence[int]],
         origins: Mapping[int, Sequence[int | None]],
+        with_several: Collection[int] = (),
     ) -> None:
         self._ops = ops
         self._producers = producers
         self._origins = origins
+        self._with_several = set(with_several)
 
     def exits(self, block: Block) -> list[int]:
-        """The ops whose values both models give and nothing else in the block takes."""
-        taken = {given for i in block.ops for given in self._givers(i)}
+        """The ops whose values both models give and nothing else in the block takes.
+
+        What takes an op's other results, as one looks at the hidden state of an LSTM, does not take its value.
+        """
+        taken = {given for i in block.ops for given in self._givers(i)} - self._with_several
         results = [i for i in block.ops if self._ops[i].is_result]
         return [i for i in results if i not in taken]
 

@@ -67,6 +67,10 @@ class Matched:
                 found[op.index] = firsts.pop(op.group)
         return found
 
+    def with_several_results(self) -> list[int]:
+        """The ops that give several tensors, of which the first is their value."""
+        return [op.index for op in self.ops if self._twin_node(op.index).outputsSize() > 1]
+
     def weights(self, index: int) -> Iterator[WeightPair]:
         """The weights of an op of which something is left."""
         floats = self._float_weights(index) if index in self._places else []

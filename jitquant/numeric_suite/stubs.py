@@ -107,7 +107,8 @@ class _Shadows:
         paths = chosen_modules(float_model, module_swap_list, caller, "module_swap_list")
         blocks = blocks_at(self._matched.ops, paths)
         producers = Watched(self._matched.twin, quantized, outputs=()).producers
-        borders = Borders(self._matched.ops, producers, origins_of(quantized, caller))
+        origins = origins_of(quantized, caller)
+        borders = Borders(self._matched.ops, producers, origins, self._matched.with_several_results())
         self._exits = {i: block.name for block in blocks for i in borders.exits(block)}
         self._entries = [entry for block in blocks for entry in borders.entries(block)]
         self._watch(quantized)
