@@ -176,9 +176,16 @@ class _Shadows:
 
     def _input(self, entry: Entry, value: Tensor) -> Tensor:
         """What the float op takes in the place of what the integer one took."""
+        value = own(value)
+        if value.dtype in (torch.uint8, torch.int8):
+            params = self._matched.input_params(entry.result) if entry.position == 0 else None
+            if params is not None:
+                value = torch._make_per_tensor_quantized_tensor(value, *params)
+        if not value.is_quantized and not value.is_floating_point():
+            return value
         smoothing = self._matched.smoothing(entry.op) if entry.slot == 0 else None
-        value = as_float(own(value)) if value.is_quantized or value.is_floating_point() else own(value)
-        return value if smoothing is None else value * smoothing.factors
+        factors = 1 if smoothing is None or smoothing.is_undone else smoothing.factors
+        return as_float(value) * factors
 
     def _output(self, index: int, value: Tensor) -> Tensor:
         divisors = self._matched.divisors.get(index)
