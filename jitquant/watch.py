@@ -227,7 +227,7 @@ class Watched:
 
         Integers arrive as quantized tensors, of both targets. They may be overwritten after the callback.
         """
-        pending: list[Tensor] = []
+        pending: dict[int, dict[int, Tensor]] = {}  # of an op whose inputs have not all come, by slot
 
         def see(number: int, value: Tensor) -> None:
             if number < len(self._outputs):
@@ -236,12 +236,12 @@ class Watched:
                     on_output(index, self._with_params(self._places[index], value))
                 return
             slot = self._inputs[number - len(self._outputs)]
-            pending.append(self._with_input_params(slot, value))
-            if len(pending) == self._taken(slot):
-                values = pending.copy()
-                pending.clear()
-                if on_inputs is not None:
-                    on_inputs(slot.op, values)
+            seen = pending.setdefault(slot.op, {})
+            seen[slot.slot] = self._with_input_params(slot, value)
+            if len(seen) == self._taken(slot):
+                del pending[slot.op]
+                if on_inputs is not None:  # those of a list come first, as that is made before
+                    on_inputs(slot.op, [seen[place] for place in sorted(seen)])
 
         def replace(number: int, value: Tensor) -> Tensor | None:
             slot = self._substitutes[number]
