@@ -57,7 +57,12 @@ def _calls(ops: Sequence[WatchedOp], path: str) -> Iterator[list[int]]:
 
 
 def _same(one: WatchedOp, other: WatchedOp) -> bool:
-    return (one.method, one.module, one.op, one.source) == (other.method, other.module, other.op, other.source)
+    return (one.method, one.module, one.op, one.source) == (
+        other.method,
+        other.module,
+        other.op,
+        other.source,
+    )
 
 
 def _with_fused(ops: Sequence[WatchedOp], call: list[int]) -> set[int]:

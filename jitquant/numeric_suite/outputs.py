@@ -22,7 +22,7 @@ from jitquant.numeric_suite.loggers import (
     count_values,
 )
 from jitquant.numeric_suite.matched import Matched
-from jitquant.numeric_suite.selection import ModuleKind, chosen_modules, is_within
+from jitquant.numeric_suite.selection import ModuleKind, chosen_modules
 from jitquant.watch import Watched
 
 
@@ -120,14 +120,8 @@ class _Outputs:
         check_logger_class(logger_cls, caller)
         self._caller = caller
         matched = Matched(float_model, quantized, caller)
-        self._names = matched.result_names()
-        if allow_list is not None:
-            paths = chosen_modules(float_model, allow_list, caller, "allow_list")
-            self._names = {
-                index: name
-                for index, name in self._names.items()
-                if any(is_within(matched.ops[index].module, path) for path in paths)
-            }
+        paths = None if allow_list is None else chosen_modules(float_model, allow_list, caller, "allow_list")
+        self._names = matched.result_names(paths)
         self._divisors = matched.divisors
         self._float = Watched(matched.twin, quantized, outputs=self._names)
         self._quantized = Watched(quantized, outputs=self._names)

@@ -56,15 +56,19 @@ def rows_of(weight: Tensor, begin: int, end: int) -> Tensor:
     )
 
 
-def like(weight: Tensor, reference: Tensor) -> Tensor:
-    """The weight with the shape of the float one: some are packed with another dimension, or a column more."""
+def like(weight: Tensor, reference: Tensor) -> Tensor | None:
+    """The weight with the shape of the float one, as some are packed with another dimension, or 4-bit rows with a
+    column more; None where it is no weight of that shape."""
     if weight.shape == reference.shape:
         return weight
-    if weight.dim() == 2 == reference.dim():
-        return _rebuilt(weight, weight.int_repr()[:, : reference.shape[1]])
     if not weight.is_quantized:
-        return weight.reshape(reference.shape)
-    return _rebuilt(weight, weight.int_repr().reshape(reference.shape))
+        return None
+    if weight.numel() == reference.numel() and weight.squeeze().shape == reference.squeeze().shape:
+        return _rebuilt(weight, weight.int_repr().reshape(reference.shape))
+    rows, columns = reference.shape if reference.dim() == 2 else (-1, -1)
+    if weight.shape == (rows, columns + 1):
+        return _rebuilt(weight, weight.int_repr()[:, :columns])
+    return None
 
 
 def _rebuilt(weight: Tensor, integers: Tensor) -> Tensor:
@@ -107,7 +111,9 @@ def _class_around(value: Value) -> str:
     return class_name(value.node().input()) if value.node().kind() == "prim::GetAttr" else ""
 
 
-def as_quantized(integers: Tensor, scales: Tensor, axis: int = 0, zero_points: Tensor | None = None) -> Tensor:
+def as_quantized(
+    integers: Tensor, scales: Tensor, axis: int = 0, zero_points: Tensor | None = None
+) -> Tensor:
     """Integers with one scale, or one for each index along an axis."""
     if scales.numel() == 1 and zero_points is None:
         return torch._make_per_tensor_quantized_tensor(integers, float(scales), 0)
@@ -164,7 +170,9 @@ def _of_kernel(graph: Graph, node: Node, value: Value) -> list[Tensor]:
         return [as_quantized(*pair) for pair in zip(tensors[:count], tensors[count : 2 * count], strict=True)]
     if kind not in ("conv", "linear", "linear_dynamic"):
         return []
-    if "output_padding" in words:  # transposed: [input, output of a group, ...], and groups share their scales
+    if (
+        "output_padding" in words
+    ):  # transposed: [input, output of a group, ...], and groups share their scales
         return [as_quantized(tensors[0], tensors[1][: tensors[0].shape[1]], axis=1)]
     return [as_quantized(tensors[0], tensors[1])]
 
