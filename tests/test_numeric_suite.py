@@ -10,7 +10,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -112,7 +112,7 @@ def test_outputs_of_a_static_model(static: Static) -> None:
 
 
 def test_outputs_of_several_batches(static: Static) -> None:
-    """Test prepare_model_outputs: each logger has an entry for each batch, the one that a single call gives."""
+    """Test prepare_model_outputs: a logger has an entry for each batch, the one that a single call gives."""
     ns.prepare_model_outputs(static.float, static.quantized)
     results = [(static.float(image), static.quantized(image)) for image in static.images]
     outputs = ns.get_matching_activations(static.float, static.quantized)
@@ -443,7 +443,7 @@ def test_statistics_of_shadows(target: str) -> None:
 class Weak(ns.StatisticsLogger):
     """Remembers what it was given, without keeping it."""
 
-    given: list[weakref.ref[Tensor]] = []
+    given: ClassVar[list[weakref.ref[Tensor]]] = []
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         Weak.given += [weakref.ref(x), weakref.ref(y)]
@@ -601,7 +601,7 @@ def test_weights_of_another_size_are_refused() -> None:
 def test_state_dicts_are_refused() -> None:
     """Test that the message says what to pass instead."""
     model, quantized = small("quantized")
-    with pytest.raises(QuantizationError, match="has no weights in it.*pass the two models themselves"):
+    with pytest.raises(QuantizationError, match=r"has no weights in it.*pass the two models themselves"):
         ns.compare_weights(model.state_dict(), quantized.state_dict())
 
 

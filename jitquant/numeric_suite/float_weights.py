@@ -30,7 +30,7 @@ class FloatWeight:
 
 
 def float_weights(graph: Graph, node: Node) -> list[FloatWeight]:
-    """The float weights that a node takes, recurrent layers' in their order; nothing where they are computed."""
+    """The float weights that a node takes, in its order; nothing where they are computed."""
     arguments = _weight_arguments().get(node.kind(), ())
     if arguments == ("params",):
         return _of_layers(graph, node)

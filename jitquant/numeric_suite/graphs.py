@@ -34,8 +34,7 @@ class Graph:
         return self.attribute(value)
 
     def attribute(self, value: Value) -> Any:
-        """The attribute that a value is read from; None if it is none, or an object of a class that Python does
-        not know (see `state`)."""
+        """The attribute that a value is read from; None if it is none. For objects see `state`."""
         names = _path(value)
         if not names:
             return None
@@ -45,7 +44,7 @@ class Graph:
         return owner
 
     def state(self, value: Value) -> Any:
-        """What an object of a class written in TorchScript is saved as, such as those of csrc/packed_weight.cpp.
+        """What an object of a class written in TorchScript is saved as: those of csrc/packed_weight.cpp.
 
         Python cannot hold such an object, so that a method of a copy of the module asks it.
         """
@@ -68,7 +67,7 @@ def _path(value: Value) -> list[str]:
 
 
 def class_name(value: Value) -> str:
-    """``jitquant.Kernel`` for an object of ``__torch__.torch.classes.jitquant.Kernel``; empty for no object."""
+    """``jitquant.Kernel`` for ``__torch__.torch.classes.jitquant.Kernel``; empty for what is no object."""
     kind = value.type()
     if kind.kind() != "ClassType":
         return ""

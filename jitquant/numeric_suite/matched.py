@@ -100,8 +100,8 @@ class Matched:
             for each in (None if weight is None else weight.tensor, held)
         )
         raise QuantizationError(
-            f"{self._caller}: {name} is {here} here and {there} in the quantized model; give the float model that "
-            "was quantized"
+            f"{self._caller}: {name} is {here} here and {there} in the quantized model; give the float model "
+            "that was quantized"
         )
 
     def smoothing(self, index: int) -> Smoothing | None:
@@ -125,7 +125,7 @@ class Matched:
 
     @cached_property
     def divisors(self) -> dict[int, Tensor]:
-        """For each layer norm whose value in the integer model is divided by factors, these, one for each channel."""
+        """The factors by which the integer model divides the value of a layer norm, by its number."""
         found = {}
         by_node = {name_of(self._node(index)): index for index in self._places}
         for op in self.ops:

@@ -62,10 +62,11 @@ def prepare_model_outputs(
 ) -> None:
     """Attaches loggers to both models: call both on each batch, then ``get_matching_activations``.
 
-    An op has a logger where the integer model gives its value; of ops that became one it is the last one's value,
-    under the name of the first: ``conv1`` for a convolution with the relu behind it. Of what an op gives, it is
-    the first tensor: an LSTM's output. Calls of the models run copies with loggers in them, without gradients;
-    what ``torch.jit.save`` writes is the model as it was. To prepare once more begins anew.
+    An op has a logger where the integer model gives its value; of ops that became one it is the last one's
+    value, under the name of the first: ``conv1`` for a convolution with the relu behind it. Of what an op
+    gives, it is the first tensor: an LSTM's output. Calls of the models run copies with loggers in them,
+    without gradients; what ``torch.jit.save`` writes is the model as it was. To prepare once more begins
+    anew.
 
     With a logger that takes pairs (``ShadowLogger``, ``StatisticsLogger``), the loggers are those of the
     quantized model, and each batch goes to the float model first and then to the quantized one: its values
@@ -169,8 +170,8 @@ class _Outputs:
         waiting = (self._held or {}).get(index)
         if not waiting or waiting[0].shape != value.shape:
             raise QuantizationError(
-                f"{self._caller}: {self._names[index]} of the float model gave no such value; call both models "
-                "on the same batch, the float one first (if their ways depend on the data, they may part)"
+                f"{self._caller}: {self._names[index]} of the float model gave no such value; call both "
+                "models on the same batch, the float one first (ways that depend on the data may part)"
             )
         return waiting.popleft()
 

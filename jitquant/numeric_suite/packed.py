@@ -1,7 +1,7 @@
 """The weights that an integer op holds, taken out of what they were packed into.
 
-Each kind of holder is a row: its class, and how integers, scales and axis are found in it. Weights come as the
-op multiplies with them: integers with scale and zero point, or halves.
+Each kind of holder is a row: its class, and how integers, scales and axis are found in it. Weights come as
+the op multiplies with them: integers with scale and zero point, or halves.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Unpack = Callable[[Graph, Node, Value], list[Tensor]]
 
 
 def held_weights(graph: Graph, node: Node, others: Collection[Node]) -> list[Tensor]:
-    """The weights that an op holds: those of the node that gives its value or, where an op has become several,
-    of those in front of it.
+    """The weights that an op holds: those of the node that gives its value or, where an op has become
+    several, of those in front of it.
 
     Args:
         graph: the graph of the node.
@@ -57,8 +57,10 @@ def rows_of(weight: Tensor, begin: int, end: int) -> Tensor:
 
 
 def like(weight: Tensor, reference: Tensor) -> Tensor | None:
-    """The weight with the shape of the float one, as some are packed with another dimension, or 4-bit rows with a
-    column more; None where it is no weight of that shape."""
+    """The weight with the shape of the float one; None where it is no weight of that shape.
+
+    Some are packed with another dimension, and 4-bit rows with a column more.
+    """
     if weight.shape == reference.shape:
         return weight
     if not weight.is_quantized:
