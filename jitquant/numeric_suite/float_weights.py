@@ -51,9 +51,8 @@ def _weight_arguments() -> dict[str, tuple[str, ...]]:
 
 def _of_layers(graph: Graph, node: Node) -> list[FloatWeight]:
     """Of each layer and direction the matrices; biases have one dimension."""
-    values = node.namedInput("params").node().inputs()
-    tensors = [graph.static(value) for value in values]
-    if any(tensor is None for tensor in tensors):
+    tensors = graph.static(node.namedInput("params"))
+    if tensors is None or not all(isinstance(tensor, Tensor) for tensor in tensors):
         return []
     matrices = [tensor.detach() for tensor in tensors if tensor.dim() == 2]
     directions = 2 if graph.static(node.namedInput("bidirectional")) else 1

@@ -29,8 +29,12 @@ class Graph:
 
     def static(self, value: Value) -> Any:
         """What a value is in every call: a constant's, or an attribute's; None if that is not known."""
-        if value.node().kind() == "prim::Constant":
+        node = value.node()
+        if node.kind() == "prim::Constant":
             return value.toIValue()
+        if node.kind() == "prim::ListConstruct":  # what a constant list is in a file
+            found = [self.static(each) for each in node.inputs()]
+            return None if any(each is None for each in found) else found
         return self.attribute(value)
 
     def attribute(self, value: Value) -> Any:

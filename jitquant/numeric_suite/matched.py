@@ -114,7 +114,12 @@ class Matched:
             return None
         method = self.ops[index].method
         graph, twin = self._graphs[method], self._twin_graphs[method]
-        return find_smoothing(graph, self._node(index), twin, self._twin_node(index))
+        return find_smoothing(graph, self._node(index), twin, self._twin_node(index), self._of_user)
+
+    @cached_property
+    def _of_user(self) -> set[str]:
+        """The names of the nodes that give the values of ops."""
+        return {name_of(self._node(index)) for index in self._places}
 
     def input_params(self, index: int) -> tuple[float, int] | None:
         """Scale and zero point of what an op takes first, where the op itself says them."""
@@ -140,10 +145,7 @@ class Matched:
     def _held_weights(self, index: int) -> list[Tensor]:
         node, place = self._node(index), self._places[index]
         graph = self._graphs[place.method]
-        others = {
-            self._places[other].node for other in self._places if self._places[other].method == place.method
-        }
-        held = held_weights(graph, node, [graph.nodes[other] for other in others])
+        held = held_weights(graph, node, self._of_user)
         if node.kind() != "aten::split_with_sizes" or not held:
             return held
         sizes = graph.static(node.namedInput("split_sizes"))

@@ -14,6 +14,7 @@ _CONVERSIONS = {
     "aten::_make_per_tensor_quantized_tensor",
     "aten::dequantize",
     "aten::int_repr",
+    "aten::mul",  # what loading a file makes of the next
     "aten::multiply",
     "aten::quantize_per_tensor",
     "aten::to",

@@ -18,17 +18,16 @@ from jitquant.numeric_suite.graphs import Graph, Node, Value, class_name
 Unpack = Callable[[Graph, Node, Value], list[Tensor]]
 
 
-def held_weights(graph: Graph, node: Node, others: Collection[Node]) -> list[Tensor]:
+def held_weights(graph: Graph, node: Node, of_user: Collection[str]) -> list[Tensor]:
     """The weights that an op holds: those of the node that gives its value or, where an op has become
     several, of those in front of it.
 
     Args:
         graph: the graph of the node.
         node: what gives the op's value.
-        others: the nodes that give the values of other ops, behind which nothing is looked for.
+        of_user: the names of the nodes that give the values of ops, behind which nothing is looked for.
     """
-    known = {name_of(other) for other in others} - {name_of(node)}
-    waiting, seen = [node], set(known)
+    waiting, seen = [node], set(of_user)
     while waiting:
         candidate = waiting.pop(0)
         found = _taken(graph, candidate)
@@ -146,7 +145,10 @@ def _of_cell(graph: Graph, node: Node, value: Value) -> list[Tensor]:
 
 
 def _of_rows(graph: Graph, node: Node, value: Value) -> list[Tensor]:
-    return [torch.ops.quantized.embedding_bag_unpack(graph.attribute(value))]
+    """The op's own scales and zero points lie in the memory of the packed rows, and are gone with these."""
+    rows = torch.ops.quantized.embedding_bag_unpack(graph.attribute(value))
+    zero_points = rows.q_per_channel_zero_points().clone()
+    return [as_quantized(rows.int_repr(), rows.q_per_channel_scales().clone(), zero_points=zero_points)]
 
 
 def _of_onednn(graph: Graph, node: Node, value: Value) -> list[Tensor]:

@@ -8,13 +8,14 @@ front.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jitquant.numeric_suite.graphs import Graph, Node
-from jitquant.numeric_suite.packed import kernel_state
+from jitquant.numeric_suite.packed import kernel_state, name_of
 
 # What only changes how a number is written down.
 _CONVERSIONS = {
@@ -47,12 +48,21 @@ class Smoothing:
     is_undone: bool = False
 
 
-def find_smoothing(graph: Graph, linear: Node, twin: Graph, twin_linear: Node) -> Smoothing | None:
-    """What was done to the input of an integer linear; `twin_linear` is the same op of the float twin."""
+def find_smoothing(
+    graph: Graph, linear: Node, twin: Graph, twin_linear: Node, of_user: Collection[str]
+) -> Smoothing | None:
+    """What was done to the input of an integer linear, or None.
+
+    Args:
+        graph, linear: the integer graph and the op in it.
+        twin, twin_linear: the float twin's, likewise.
+        of_user: the names of the nodes that give the values of the user's ops (see ``name_of``).
+    """
     node = linear.inputsAt(0).node()
     while node.kind() in _CONVERSIONS or (node.kind() == "jitquant::quantize" and not _tensors(graph, node)):
         node = node.inputsAt(0).node()
-    if node.kind() == "aten::multiply":
+    # Loading a file makes the one of the other.
+    if node.kind() in ("aten::mul", "aten::multiply") and name_of(node) not in of_user:
         return Smoothing(1 / graph.static(node.inputsAt(1)).flatten())
     if node.kind() in _KERNELS:
         tensors, place = _tensors(graph, node), _KERNELS[node.kind()]
