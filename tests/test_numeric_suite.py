@@ -4,6 +4,7 @@ Weights of every kind are in test_compare_weights.py.
 """
 
 import copy
+import functools
 import gc
 import math
 import subprocess
@@ -341,6 +342,12 @@ class Small(nn.Module):
 BATCHES = [(torch.linspace(-1, 1, 2 * 3 * 36).reshape(2, 3, 6, 6) * scale, 3) for scale in (1.0, 0.5, 0.25)]
 
 
+@functools.cache
+def refused_pair() -> tuple[torch.jit.ScriptModule, Any]:
+    """For what is refused before anything is attached."""
+    return small("quantized")
+
+
 def small(target: str, network: nn.Module | None = None) -> tuple[torch.jit.ScriptModule, Any]:
     model = torch.jit.script((network or Small()).eval())
     quantized = jitquant.quantize_jit(
@@ -565,7 +572,7 @@ def each_comparison(model: Any, quantized: Any) -> list[Any]:
 @pytest.mark.parametrize("which", range(5))
 def test_eager_modules_are_refused(which: int) -> None:
     """Test that either model has to be TorchScript."""
-    model, quantized = small("quantized")
+    model, quantized = refused_pair()
     with pytest.raises(QuantizationError, match="the model is an eager Small; make it TorchScript first"):
         each_comparison(Small().eval(), quantized)[which]()
     with pytest.raises(QuantizationError, match="the model is an eager Small; make it TorchScript first"):
@@ -575,7 +582,7 @@ def test_eager_modules_are_refused(which: int) -> None:
 @pytest.mark.parametrize("which", range(5))
 def test_models_that_are_no_twins_are_refused(which: int) -> None:
     """Test that the message names the first op that differs, or what the quantized model is not."""
-    model, quantized = small("quantized")
+    model, quantized = refused_pair()
     other = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval())
     with pytest.raises(
         QuantizationError, match="was not made of this float model: op 0 is aten::linear here"
@@ -589,7 +596,7 @@ def test_models_that_are_no_twins_are_refused(which: int) -> None:
 
 def test_weights_of_another_size_are_refused() -> None:
     """Test that models with the same ops and other sizes are no twins."""
-    _, quantized = small("quantized")
+    _, quantized = refused_pair()
     network = Small()
     network.again = nn.Linear(8, 16)
     with pytest.raises(
@@ -600,7 +607,7 @@ def test_weights_of_another_size_are_refused() -> None:
 
 def test_state_dicts_are_refused() -> None:
     """Test that the message says what to pass instead."""
-    model, quantized = small("quantized")
+    model, quantized = refused_pair()
     with pytest.raises(QuantizationError, match=r"has no weights in it.*pass the two models themselves"):
         ns.compare_weights(model.state_dict(), quantized.state_dict())
 
@@ -645,7 +652,7 @@ class WithArguments(ns.Logger):
 )
 def test_wrong_logger_classes_are_refused(logger_cls: Any, message: str) -> None:
     """Test that what is no class of loggers is named, with what is missing."""
-    model, quantized = small("quantized")
+    model, quantized = refused_pair()
     with pytest.raises(QuantizationError, match=message):
         ns.prepare_model_outputs(model, quantized, logger_cls)
     with pytest.raises(QuantizationError, match=message):
@@ -654,7 +661,7 @@ def test_wrong_logger_classes_are_refused(logger_cls: Any, message: str) -> None
 
 def test_shadows_need_a_logger_of_pairs() -> None:
     """Test that OutputLogger is refused where it would see one value of two."""
-    model, quantized = small("quantized")
+    model, quantized = refused_pair()
     with pytest.raises(
         QuantizationError, match=r"OutputLogger.forward takes 1 values; write forward\(x, y\)"
     ):
@@ -674,7 +681,7 @@ def test_shadows_need_a_logger_of_pairs() -> None:
 )
 def test_wrong_lists_of_modules_are_refused(wanted: Any, message: str) -> None:
     """Test that what the model does not have is named."""
-    model, quantized = small("quantized")
+    model, quantized = refused_pair()
     with pytest.raises(QuantizationError, match=message):
         ns.prepare_model_with_stubs(model, quantized, wanted)
     with pytest.raises(QuantizationError, match=message):

@@ -3,9 +3,9 @@
     pip install jitquant torchvision
     python tutorials/numeric_suite.py
 
-PyTorch's Numeric Suite compares an eager model with its quantized one. jitquant.numeric_suite has its names and
-does so for TorchScript: the weights of both, what both give at matching places, and each quantized module
-beside the float one on the same input. A comment that starts with `# >` is what the line above it printed;
+PyTorch's Numeric Suite compares an eager model with its quantized one. jitquant.numeric_suite has its names
+and does so for TorchScript: the weights of both, what both give at matching places, and each quantized
+module beside the float one on the same input. A comment that starts with `# >` is what the line above it printed;
 numbers differ a little from one processor to another. With matplotlib installed the two histograms are
 drawn too, into weights.png.
 """
@@ -27,7 +27,7 @@ import jitquant.numeric_suite as ns
 
 # torchvision registers shapes for compiled ops that a CPU-only torch does not have; no model needs them.
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
-from torchvision.models.resnet import BasicBlock, resnet18
+from torchvision.models.resnet import BasicBlock, resnet18  # noqa: E402
 
 warnings.simplefilter("ignore")  # torch announces the end of TorchScript at every call
 torch.manual_seed(0)
@@ -225,8 +225,8 @@ for key, pair in stubs.items():
 # ----------------------------------------------------------------------------------------------------
 # 6. Files
 # ----------------------------------------------------------------------------------------------------
-# A saved model says which of its nodes gives the value of which op, so files can be compared as well, in another
-# process and years later.
+# A saved model says which of its nodes gives the value of which op, so files can be compared as well, in
+# another process and years later.
 for name, model in (("float", float_model), ("quantized", quantized)):
     torch.jit.save(model, folder / f"{name}.pt")
 loaded = [torch.jit.load(folder / f"{name}.pt") for name in ("float", "quantized")]
