@@ -286,3 +286,28 @@ def test_a_frozen_float_model(target: str) -> None:
         model, {"": jitquant.get_default_qconfig()}, lambda model: model(x), [], target=target
     )
     assert [decibels(pair) > 40 for pair in ns.compare_weights(model, quantized).values()] == [True]
+
+
+class TwoMethods(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+    @torch.jit.export
+    def encode(self, x: Tensor) -> Tensor:
+        return self.first(x.relu())
+
+
+def test_each_method_that_was_quantized(target: str) -> None:
+    """Test that a weight which two methods use is there for each of them."""
+    model = torch.jit.script(TwoMethods().eval())
+    quantized = jitquant.quantize_dynamic_jit(
+        model, {"": jitquant.default_dynamic_qconfig}, target=target, methods=("forward", "encode")
+    )
+    weights = ns.compare_weights(model, saved_and_loaded(quantized))
+    assert sorted(weights) == ["first.weight", "first_1.weight", "second.weight"]
+    assert all(decibels(pair) > 40 for pair in weights.values())

@@ -307,6 +307,16 @@ def test_outputs_of_a_dynamic_model(dynamic: Dynamic) -> None:
     torch.testing.assert_close(outputs["rnn.stats"]["float"][0], expected)
 
 
+def test_ways_that_are_not_taken_are_left_out(dynamic: Dynamic) -> None:
+    """Test that only ops that ran are compared: an LSTM has a branch for single sequences."""
+    compare = functools.partial(ns.compare_model_outputs, dynamic.float, dynamic.quantized, *dynamic.inputs)
+    keys = compare().keys()
+    assert compare(logger_cls=ns.ShadowLogger).keys() == keys
+    statistics = compare(logger_cls=ns.StatisticsLogger)
+    assert statistics.keys() == keys
+    assert all("sqnr" in stats for stats in statistics.values())
+
+
 def test_stubs_of_a_dynamic_model(dynamic: Dynamic) -> None:
     """Test that the LSTM and the linear have shadows, each on the input of the quantized one."""
     stubs = ns.compare_model_stub(dynamic.float, dynamic.quantized, [nn.Linear, nn.LSTM], *dynamic.inputs)

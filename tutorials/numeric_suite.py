@@ -5,9 +5,9 @@
 
 PyTorch's Numeric Suite compares an eager model with its quantized one. jitquant.numeric_suite has its names
 and does so for TorchScript: the weights of both, what both give at matching places, and each quantized
-module beside the float one on the same input. A comment that starts with `# >` is what the line above it printed;
-numbers differ a little from one processor to another. With matplotlib installed the two histograms are
-drawn too, into weights.png.
+module beside the float one on the same input. A comment that starts with `# >` is what the line above it
+printed; numbers differ a little from one processor to another. With matplotlib installed the two histograms
+are drawn too, into weights.png.
 """
 
 import os

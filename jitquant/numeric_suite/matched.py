@@ -106,20 +106,27 @@ class Matched:
 
     def smoothing(self, index: int) -> Smoothing | None:
         """What was done to the input of an integer linear."""
-        if (
-            self.ops[index].op != "aten::linear"
-            or not self.ops[index].is_integer
-            or index not in self._places
-        ):
-            return None
-        method = self.ops[index].method
-        graph, twin = self._graphs[method], self._twin_graphs[method]
-        return find_smoothing(graph, self._node(index), twin, self._twin_node(index), self._of_user)
+        return self._smoothings.get(index)
 
     @cached_property
-    def _of_user(self) -> set[str]:
-        """The names of the nodes that give the values of ops."""
-        return {name_of(self._node(index)) for index in self._places}
+    def _smoothings(self) -> dict[int, Smoothing]:
+        found = {}
+        for op in self.ops:
+            if op.op == "aten::linear" and op.is_integer and op.index in self._places:
+                graph, twin = self._graphs[op.method], self._twin_graphs[op.method]
+                nodes = self._node(op.index), self._twin_node(op.index)
+                smoothing = find_smoothing(graph, nodes[0], twin, nodes[1], self._of_user[op.method])
+                if smoothing is not None:
+                    found[op.index] = smoothing
+        return found
+
+    @cached_property
+    def _of_user(self) -> dict[str, dict[str, int]]:
+        """By method, the nodes that give the values of ops, by name, and the last op of each."""
+        found: dict[str, dict[str, int]] = {method: {} for method in self._graphs}
+        for index, place in sorted(self._places.items()):
+            found[place.method][name_of(self._node(index))] = index
+        return found
 
     def input_params(self, index: int) -> tuple[float, int] | None:
         """Scale and zero point of what an op takes first, where the op itself says them."""
@@ -132,11 +139,10 @@ class Matched:
     def divisors(self) -> dict[int, Tensor]:
         """The factors by which the integer model divides the value of a layer norm, by its number."""
         found = {}
-        by_node = {name_of(self._node(index)): index for index in self._places}
-        for op in self.ops:
-            smoothing = self.smoothing(op.index)
-            if smoothing is not None and smoothing.norm is not None:
-                found[by_node[name_of(smoothing.norm)]] = smoothing.factors
+        for index, smoothing in self._smoothings.items():
+            if smoothing.norm is not None:
+                norm = self._of_user[self.ops[index].method][name_of(smoothing.norm)]
+                found[norm] = smoothing.factors
         return found
 
     def _float_weights(self, index: int) -> list[FloatWeight]:
@@ -145,7 +151,7 @@ class Matched:
     def _held_weights(self, index: int) -> list[Tensor]:
         node, place = self._node(index), self._places[index]
         graph = self._graphs[place.method]
-        held = held_weights(graph, node, self._of_user)
+        held = held_weights(graph, node, self._of_user[place.method])
         if node.kind() != "aten::split_with_sizes" or not held:
             return held
         sizes = graph.static(node.namedInput("split_sizes"))

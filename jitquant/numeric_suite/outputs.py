@@ -185,6 +185,8 @@ def _matching(
 ) -> dict[str, dict[str, Any]]:
     found = {}
     for key, stats in of_quantized.items():
+        if not stats and key not in of_float:
+            continue  # statistics of pairs that there are none of
         both = stats if {"float", "quantized"} <= stats.keys() else None
         pair = both or {"float": _values(of_float.get(key, {})), "quantized": _values(stats)}
         is_empty_list = isinstance(pair["quantized"], list) and not pair["quantized"]
