@@ -6,8 +6,9 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from itertools import groupby
+from types import ModuleType
 
-from jitquant.exact import ENGINES, formulas
+from jitquant.exact import ENGINES, arithmetic, formulas
 
 HEAD = """\
 # Exact debug mode
@@ -27,7 +28,8 @@ warning that names it.
 
 def document() -> str:
     """The whole page, as Markdown."""
-    sections = [HEAD, *_sections("quantized", ENGINES), *_sections("native", ("",))]
+    steps = ["## Arithmetic\n", *_steps(arithmetic, {})]
+    sections = [HEAD, *_sections("quantized", ENGINES), *_sections("native", ENGINES[:1]), *steps]
     return "\n".join(sections)
 
 
@@ -38,11 +40,28 @@ def _sections(target: str, engines: tuple[str, ...]) -> Iterator[str]:
     for engine, table in tables.items():
         for op, formula in table.items():
             entries.setdefault(formula, {}).setdefault(op, []).append(engine)
-    by_module = groupby(entries.items(), key=lambda entry: inspect.getmodule(entry[0]))
+    by_module = groupby(entries.items(), key=lambda entry: _module_of(entry[0]))
     for module, group in by_module:
         yield f"### {_title(module.__doc__ or '')}\n"
         for formula, ops in group:
             yield _entry(formula, ops, engines)
+        steps = [*_steps(module, entries)]
+        if steps:
+            yield "Where\n"
+            yield from steps
+
+
+def _module_of(formula: Callable[..., object]) -> ModuleType:
+    module = inspect.getmodule(formula)
+    assert module is not None
+    return module
+
+
+def _steps(module: ModuleType, but: dict[Callable[..., object], dict[str, list[str]]]) -> Iterator[str]:
+    """The functions of a module that formulas name."""
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        if function.__module__ == module.__name__ and function not in but:
+            yield f"- `{name}`: {_one_line(inspect.getdoc(function) or '')}\n"
 
 
 def _entry(formula: Callable[..., object], ops: dict[str, list[str]], engines: tuple[str, ...]) -> str:

@@ -102,7 +102,7 @@ class PassOptions:
     target: str = "quantized"
     observers: Assignments = field(default_factory=dict)
     preserved_attrs: Sequence[str] = ()
-    formulas: Mapping[str, torch.jit.ScriptFunction] = field(default_factory=dict)
+    formulas: Mapping[str, torch.jit.ScriptFunction[Any, Any]] = field(default_factory=dict)
 
 
 def run_pass(

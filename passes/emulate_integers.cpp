@@ -70,7 +70,8 @@ Value* known_weight_tuple(Node* before, const at::Tensor& quantized) {
 
 bool is_integer_op(const Node* node) {
   static const std::set<std::string> spaces{"quantized", "onednn", "jitquant"};
-  return spaces.count(node->kind().ns().toUnqualString()) != 0;
+  const std::string name = node->kind().toQualString();
+  return spaces.count(node->kind().ns().toUnqualString()) != 0 || name.rfind("aten::quantized_", 0) == 0;
 }
 
 class Emulator {
@@ -116,9 +117,10 @@ class Emulator {
                        [&](const Value* element) { return tuples_.count(element) != 0; });
   }
 
-  // Weights are rounded beforehand.
-  bool rounds_activation(const Node* node) const {
-    return is_quantize(node) && !context_.static_tensor(node->input(0));
+  // Weights go where they are packed.
+  static bool rounds_activation(const Node* node) {
+    auto dtype = is_quantize(node) ? constant_of(node->input(3)) : std::nullopt;
+    return dtype && static_cast<at::ScalarType>(dtype->toInt()) == at::kQUInt8;
   }
 
   Graph* formula_of(const Node* node) const {

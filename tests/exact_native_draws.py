@@ -125,8 +125,9 @@ def conv(draws: Draws, rank: int, *, transposed: bool = False, sums: bool = Fals
         padding = [0] * rank
     elif draws.chance(0.2) and not transposed:
         padding = padding + [draws.integer(0, 2) for _ in range(rank)]
-    room = [d * (w - 1) + 1 + draws.integer(0, 9 if rank < 3 else 4) for d, w in zip(dilation, window)]
-    extra = [draws.integer(0, max(s, d) - 1) for s, d in zip(stride, dilation)] if transposed else None
+    most = 9 if rank < 3 else 4
+    room = [dilation[i] * (window[i] - 1) + 1 + draws.integer(0, most) for i in range(rank)]
+    extra = [draws.integer(0, max(stride[i], dilation[i]) - 1) for i in range(rank)] if transposed else None
     channels = groups * each_out
     sizes = (groups * each_in, each_out) if transposed else (channels, each_in)
     weight = draws.weight(*sizes, *window)

@@ -80,7 +80,6 @@ def test_ops_that_move_values_run_on_the_integers() -> None:
 def test_an_op_without_formula_runs_on_integers_and_is_named() -> None:
     """Test that an integer op without a formula stays, between its integers, with a warning that names it."""
     x = torch.randn(4, 3)
-    module = network("  %r : Tensor = quantized::leaky_relu(%q, %half, %zero, %half, %zero)\n")
     module = network(
         "  %no : bool = prim::Constant[value=0]()\n"
         "  %r : Tensor = quantized::leaky_relu(%q, %half, %no, %half, %zero)\n"
@@ -104,5 +103,5 @@ def test_float_ops_stay() -> None:
 def test_a_formula_that_does_not_fit_is_refused() -> None:
     """Test that a formula with other arguments than the op's is refused, with the op's name."""
     module = network("  %r : Tensor = aten::relu(%q)\n")
-    with pytest.raises(QuantizationError, match="the formula of aten::relu takes 4 arguments, and the op has 1"):
+    with pytest.raises(QuantizationError, match="formula of aten::relu takes 4 arguments, and the op has 1"):
         emulated(module, relu=rounded)

@@ -38,9 +38,7 @@ def both(
 ) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]:
     """The integer model and the exact one, of a traced network."""
     model = torch.jit.trace(network, example)
-    prepared = jitquant.prepare_jit(
-        model, {"": jitquant.get_default_qconfig()}, target=target, **options
-    )
+    prepared = jitquant.prepare_jit(model, {"": jitquant.get_default_qconfig()}, target=target, **options)
     calibrate(prepared, batches)
     return jitquant.convert_jit(prepared), jitquant.convert_jit(prepared, debug="exact")
 

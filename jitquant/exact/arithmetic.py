@@ -7,29 +7,23 @@ import torch
 from torch import Tensor
 
 
-def to_odd(head: Tensor, tail: Tensor) -> Tensor:
-    """The sum of two doubles of which the first is the rounded sum, rounded to odd: float64.
-
-    Rounded so, it rounds to float32 as the true sum would (Boldo and Melquiond, "Emulation of a FMA and
-    correctly rounded sums: proved algorithms using rounding to odd", 2008).
-    """
-    is_even = torch.fmod(torch.frexp(head)[0] * 2.0**53, 2.0) == 0
-    towards = torch.full_like(head, float("inf")) * torch.sign(tail)
-    return torch.where(is_even & (tail != 0), torch.nextafter(head, towards), head)
-
-
 def fma(factor: Tensor, other: Tensor, summand: Tensor) -> Tensor:
     """factor × other + summand of float32 tensors, rounded once: float32.
 
-    The product of two float32 is exact in float64; its sum with the third is rounded to odd, so that the
-    rounding to float32 is the only one.
+    The product of two float32 is exact in float64. Its sum with the third is rounded there and then again,
+    which is wrong only where the first gave the middle between two float32 and lacks something (`tail`) that
+    lies on the other side of it than the one that was taken.
     """
     product = factor.double() * other.double()
     addend = summand.double()
     total = product + addend
     of_product = total - addend
     tail = (product - of_product) + (addend - (total - of_product))  # TwoSum: what `total` lacks
-    return to_odd(total, torch.where(torch.isfinite(total), tail, torch.zeros_like(tail))).float()
+    nearest = total.float()
+    rest = total - nearest
+    across = total + rest
+    is_wrong = (rest * tail > 0) & (across.float() == across)
+    return torch.where(is_wrong, across.float(), nearest)
 
 
 def saturate(integers: Tensor, least: int = 0, most: int = 255) -> Tensor:
@@ -86,9 +80,10 @@ def memory_order(x: Tensor) -> list[int]:
 def is_in_vector(result: Tensor, inputs: list[Tensor]) -> Tensor:
     """Which elements a kernel of ATen does with vectors: bool.
 
-    Each run is done in pieces of 64 (two vectors of AVX2), and what is left one by one. This is so for one thread; several share out
-    what has more than 32,768 elements, and where a share is no multiple of 64, up to 63 elements at its end are
-    done one by one too, which torch.jit cannot know. Source: ATen, cpu/Loops.h, vectorized_loop.
+    Each run is done in pieces of 64 (two vectors of AVX2), and what is left one by one. This is so for one
+    thread; several share out what has more than 32,768 elements, and where a share is no multiple of 64, up
+    to 63 elements at its end are done one by one too, which torch.jit cannot know. Source: ATen,
+    cpu/Loops.h, vectorized_loop.
     """
     total = result.numel()
     length = run_length(result, inputs)
@@ -106,7 +101,9 @@ def is_channels_last(x: Tensor) -> bool:
     """
     if x.dim() != 4 and x.dim() != 5:
         return False
-    order = [1] + [d for d in range(x.dim() - 1, 1, -1)] + [0]
+    order = list(range(x.dim() - 1, 1, -1))
+    order.insert(0, 1)
+    order.append(0)
     least = 0
     for d in order:
         stride = x.stride(d)

@@ -1,7 +1,7 @@
 """Products of the native target: convolutions, linears, matmul and einsum, bit for bit.
 
-The sums of products of integers are exact; oneDNN brings them to float32, multiplies with the scales, adds the
-bias, and then takes the steps behind it (a sum, an elementwise function, clipping) one by one in float32.
+The sums of products of integers are exact; oneDNN brings them to float32, multiplies with the scales, adds
+the bias, and then takes the steps behind it (a sum, an elementwise function, clipping) one by one in float32.
 Every kernel of it that runs here (AMX, VNNI, their 1×1 and depthwise variants) takes the same steps in the
 same order: oneDNN 3.2, src/cpu/x64/brgemm/jit_brgemm_kernel.cpp, store_accumulators_apply_post_ops;
 jit_avx512_core_amx_conv_kernel.cpp and jit_avx512_core_x8s8s32x_conv_kernel.cpp, store_output.
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jitquant.exact.arithmetic import as_float32, fma
-from jitquant.exact.native_layout import in_layout, placed, placed_like, strides_of
+from jitquant.exact.native_layout import in_layout, placed, placed_like
 from jitquant.exact.native_pointwise import finished_float, is_linear, linear_tail
 from jitquant.exact.onednn_eltwise import activated, argument, at_least, at_most, name_of, times_plus
 from jitquant.exact.registry import emulates
@@ -109,7 +109,7 @@ def channel_scales(scales: Tensor, weight: Tensor, groups: int, transposed: bool
 
 
 def padded(integers: Tensor, padding: list[int], rank: int, value: float) -> Tensor:
-    """The input within a frame, where the two sides of a padding differ; the padding is before, then after."""
+    """The input within a frame; a padding whose sides differ is given as before, then after."""
     sides: list[int] = []
     for i in range(rank - 1, -1, -1):
         sides.append(padding[i])
@@ -521,7 +521,9 @@ def linear_add(
 ) -> Tensor:
     """A linear layer and what is added to it, which gives the result its strides; csrc/runtime/linear.cpp."""
     other = other.contiguous()
-    if other.shape != input.shape[:-1] + [weight.size(0)] or other.dtype != dtype_of(scale):
+    sizes = list(input.shape[:-1])
+    sizes.append(weight.size(0))
+    if list(other.shape) != sizes or other.dtype != dtype_of(scale):
         product = linear(
             input, weight, weight_scales, bias, input_scale, input_zero_point, None, 0, "", "", None, 0
         )
@@ -552,8 +554,8 @@ def packed_rows(values: Tensor) -> Tensor:
 def is_dense(values: Tensor) -> bool:
     """Whether the elements fill their memory without gaps."""
     last = 0
-    for size, stride in zip(values.shape, values.stride()):
-        last += (size - 1) * stride
+    for i in range(values.dim()):
+        last += (values.size(i) - 1) * values.stride(i)
     return last + 1 == values.numel()
 
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from jitquant.exact.arithmetic import as_float32, fma
+from jitquant.exact.arithmetic import fma
 from jitquant.exact.native import added_apart, linear_sums, tail_of
 from jitquant.exact.native_layout import placed, placed_like
-from jitquant.exact.onednn_eltwise import activated, argument, name_of, times_plus
+from jitquant.exact.onednn_eltwise import activated, name_of
 from jitquant.exact.registry import emulates
 
 
@@ -74,7 +74,8 @@ def linear_dynamic_add(
     sum: str,
 ) -> Tensor:
     """The same and what is added to it, which may be repeated; csrc/runtime/linear_dynamic.cpp."""
-    sizes = input.shape[:-1] + [weight.size(0)]
+    sizes = list(input.shape[:-1])
+    sizes.append(weight.size(0))
     fits = other.dtype == torch.float32 and other.dim() <= len(sizes)
     for i in range(min(other.dim(), len(sizes))):
         size = other.size(other.dim() - 1 - i)
@@ -83,6 +84,6 @@ def linear_dynamic_add(
         product = linear_dynamic(input, weight, weight_scales, bias, "", "")
         return added_apart(product, other, None, 0, activation, None, 0)
     result = dynamic_sums(input, other.expand(sizes), weight, weight_scales, bias, activation)
-    if other.shape == sizes and other.is_contiguous() and sum == "in_place":
+    if list(other.shape) == sizes and other.is_contiguous() and sum == "in_place":
         return placed_like(result, other)
     return placed(result, False)

@@ -24,7 +24,7 @@ def strides_of(sizes: list[int], channels_last: bool) -> list[int]:
 
 def placed(values: Tensor, channels_last: bool) -> Tensor:
     """The values in new memory with these strides."""
-    strides = strides_of(values.shape, channels_last)
+    strides = strides_of(list(values.shape), channels_last)
     return torch.empty_strided(values.shape, strides, dtype=values.dtype).copy_(values)
 
 

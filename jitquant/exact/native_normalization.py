@@ -40,7 +40,7 @@ def softmax_of_rows(x: Tensor, factor: float, shift: float) -> Tensor:
     columns = x.size(-1)
     whole = columns // 16 * 16
     powers = taylor_exponential(x + (-x.amax(-1, keepdim=True)))
-    sums = torch.zeros_like(powers[..., :1]).expand(powers.shape[:-1] + [16])
+    sums = torch.zeros_like(powers[..., :1]).repeat([1] * (powers.dim() - 1) + [16])
     for start in range(0, whole, 16):
         sums = powers[..., start : start + 16] + sums
     total = halved(sums)

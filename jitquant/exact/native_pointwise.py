@@ -86,7 +86,7 @@ def quantize(
 
 @emulates("jitquant::dequantize", target="native")
 def dequantize(input: Tensor, scale: float, zero_point: int) -> Tensor:
-    """(integer - zero point) × scale in float32; csrc/runtime/reorder.cpp, Dequantize: a reorder of oneDNN."""
+    """(integer - zero point) × scale in float32; csrc/runtime/reorder.cpp, Dequantize."""
     return placed((input - zero_point).float() * as_float32(scale), layout_behind([input]))
 
 
@@ -181,11 +181,12 @@ def cat(
     scale: float | None,
     zero_point: int,
 ) -> Tensor:
-    """Each tensor brought to the scale of the result in double, one behind another; csrc/runtime/channels.cpp."""
+    """Tensors one behind another, brought to one scale in double; csrc/runtime/channels.cpp."""
     assert scale is not None
     moved: list[Tensor] = []
-    for tensor, given, zero in zip(tensors, input_scales, input_zero_points):
-        moved.append(rounded_to((tensor - float(zero)) * given, scale, zero_point))
+    for i, tensor in enumerate(tensors):
+        numbers = (tensor - float(input_zero_points[i])) * input_scales[i]
+        moved.append(rounded_to(numbers, scale, zero_point))
     return placed(torch.cat(moved, dim), layout_behind(tensors))
 
 
@@ -193,7 +194,7 @@ def cat(
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """Channels in another order; csrc/runtime/channels.cpp."""
     sizes = input.shape
-    split = input.reshape([sizes[0], groups, sizes[1] // groups] + sizes[2:])
+    split = input.flatten(2).reshape([sizes[0], groups, sizes[1] // groups, -1])
     return placed(split.transpose(1, 2).reshape(sizes), True)
 
 
@@ -319,11 +320,11 @@ def binary(
     second = -other_scale if kind == "sub" else other_scale
     if input.shape == sizes:
         k = bilinear_numbers(kind, input_scale, input_zero_point, second, other_zero_point, factor, shift)
-        repeated = is_repeated(sizes, other.shape, last)
+        repeated = is_repeated(list(sizes), list(other.shape), last)
         values = bilinear(input.float(), other.float(), k, repeated)
     else:
         k = bilinear_numbers(kind, second, other_zero_point, input_scale, input_zero_point, factor, shift)
-        repeated = is_repeated(sizes, input.shape, last)
+        repeated = is_repeated(list(sizes), list(input.shape), last)
         values = bilinear(other.float(), input.float(), k, repeated)
     result = placed(rounded_within(values, low, high, linear and scale is not None), last)
     return result if linear else finished_float(result, scale, zero_point, activation)

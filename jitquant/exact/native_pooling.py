@@ -1,4 +1,4 @@
-"""Pools and means of the native target, bit for bit. Their sums of integers are exact; csrc/runtime/pool.cpp."""
+"""Pools and means of the native target, bit for bit: csrc/runtime/pool.cpp. Sums of integers are exact."""
 
 import torch
 from torch import Tensor
@@ -124,8 +124,8 @@ def adaptive_avg_pool(input: Tensor, size: list[int]) -> Tensor:
     if rank == 1:
         return torch.round(functional.adaptive_avg_pool1d(values, size)).double()
     if rank == 2:
-        return torch.round(functional.adaptive_avg_pool2d(values, size)).double()
-    return torch.round(functional.adaptive_avg_pool3d(values, size)).double()
+        return torch.round(torch._C._nn.adaptive_avg_pool2d(values, size)).double()
+    return torch.round(torch._C._nn.adaptive_avg_pool3d(values, size)).double()
 
 
 def columns_of(input: Tensor, goes: list[bool], space_comes_first: bool) -> list[int]:
@@ -162,7 +162,7 @@ def mean(
     scale: float | None,
     zero_point: int,
 ) -> Tensor:
-    """A mean over whole dimensions: by oneDNN's pool, by our loop, or by ATen; csrc/runtime/pool.cpp, Mean."""
+    """A mean over whole dimensions: by oneDNN's pool, our loop, or ATen; Mean of csrc/runtime/pool.cpp."""
     rounds = scale is not None
     factor = input_scale / (1.0 if scale is None else scale)
     shift = (0.0 if scale is None else float(zero_point)) - input_zero_point * factor

@@ -36,9 +36,10 @@ def layer_norm(
     output_scale: float,
     output_zero_point: int,
 ) -> Quantized:
-    """((q - z) - mean) · (s / deviation) · weight + bias in float32, the last two in one step; then `quantized`.
+    """((q - z) - mean) · (s / deviation) · weight + bias in float32, then `quantized`.
 
-    Vectors are of 32 elements of a row. Source: ATen, QuantizedOpKernels.cpp, quantized_normalize_kernel.
+    The last two are one step. Vectors are of 32 elements of a row. Source: ATen, QuantizedOpKernels.cpp,
+    quantized_normalize_kernel.
     """
     integers, scale, zero_point = input
     rows = integers.contiguous().flatten(integers.dim() - len(normalized_shape)).unsqueeze(-2)
@@ -62,12 +63,16 @@ def vectors_of(x: Quantized) -> Tensor:
 
 @emulates("quantized::sigmoid")
 def sigmoid(qx: Quantized, output_scale: float, output_zero_point: int) -> Quantized:
-    """1 / (1 + exp(-x)) in float32, in vectors of (q - z) · s; then `quantized`.
+    """1 / (1 + exp(-x)) of (q - z) · s, then `quantized`.
+
+    Outside of vectors the sum and the quotient are double. The kernel's exp is that for AVX2, and ATen's
+    may be that for AVX-512: one in 700 drawn ops has an integer that they round apart.
 
     Source: ATen, QuantizedOpKernels.cpp, qsigmoid_kernel.
     """
     in_vector = vectors_of(qx)
-    real = 1 / (1 + torch.exp(-dequantize(qx)))
+    power = torch.exp(-dequantize(qx))
+    real = torch.where(in_vector, 1 / (1 + power), (1 / (1 + power.double())).float())
     return quantized(real, output_scale, output_zero_point, in_vector), output_scale, output_zero_point
 
 
@@ -123,8 +128,8 @@ def normalized_by_batch(
 ) -> Quantized:
     """round(fma(alpha, q - z, beta)) + zero point of channels.
 
-    alpha is weight / sqrt(var + eps) · (sx / s), beta (bias - mean · weight / sqrt(var + eps)) / s, in float32.
-    Source: ATen, quantized/cpu/Normalization.cpp, compute_fused_params; QuantizedOpKernels.cpp,
+    alpha is weight / sqrt(var + eps) · (sx / s), beta (bias - mean · weight / sqrt(var + eps)) / s, in
+    float32. Source: ATen, quantized/cpu/Normalization.cpp, compute_fused_params; QuantizedOpKernels.cpp,
     q_batch_norm_kernel.
     """
     integers, scale, zero_point = qx

@@ -1,7 +1,7 @@
 """Ops that go element by element on stock torch's engines, and those between floats and integers.
 
-ATen's kernels do most elements with vectors and the few at the end of a run one by one, and dequantize the two
-kinds in different ways: see `dequantized`.
+ATen's kernels do most elements with vectors and the few at the end of a run one by one, and dequantize the
+two kinds in different ways: see `dequantized`.
 """
 
 import torch
@@ -14,10 +14,9 @@ from jitquant.exact.registry import Quantized, emulates
 def quantized(real: Tensor, scale: float, zero_point: int, in_vector: Tensor) -> Tensor:
     """The integers that the kernels round to: float64.
 
-    In vectors round(x · (1 / s)) + zero point, elsewhere round(x · (1 / s) + zero point), all in float32, ties to
-    even, then saturated.
-    Source: ATen, cpu/vec/vec512/vec512_qint.h, QuantizeAvx512; quantized/AffineQuantizerBase.cpp, quantize_val,
-    and FBGEMM, QuantUtils.h, Quantize.
+    In vectors round(x · (1 / s)) + zero point, elsewhere round(x · (1 / s) + zero point), all in float32,
+    ties to even, then saturated. Source: ATen, cpu/vec/vec512/vec512_qint.h, QuantizeAvx512;
+    quantized/AffineQuantizerBase.cpp, quantize_val, and FBGEMM, QuantUtils.h, Quantize.
     """
     scaled = real * as_float32(1.0 / as_float32(scale))
     behind = torch.round(scaled).double() + zero_point
@@ -59,7 +58,7 @@ def quantize_per_tensor(self: Tensor, scale: float, zero_point: int, dtype: int)
 
 @emulates("aten::dequantize")
 def dequantize(self: Quantized) -> Tensor:
-    """(q - z) · s in float32. Source: ATen, quantized/cpu/kernels/QuantizedOpKernels.cpp, dequantize_tensor."""
+    """(q - z) · s in float32. Source: ATen, QuantizedOpKernels.cpp, dequantize_tensor."""
     integers, scale, zero_point = self
     return (integers - zero_point).float() * as_float32(scale)
 
@@ -115,9 +114,7 @@ def sum_of(qa: Quantized, qb: Quantized, scale: float, zero_point: int, relu: bo
 def empty_result(a: Tensor, b: Tensor) -> Tensor:
     """Memory for what two tensors give, laid out as the first, or as ATen lays a sum where it is repeated."""
     total = a + b
-    return (
-        empty_as(a, list(a.size())) if list((total.size())) == list((a.size())) else torch.empty_like(total)
-    )
+    return empty_as(a, list(a.size())) if list(total.size()) == list(a.size()) else torch.empty_like(total)
 
 
 @emulates("quantized::add")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from jitquant.exact.arithmetic import as_float32, fma, is_channels_last, saturate
+from jitquant.exact.arithmetic import fma, is_channels_last, saturate
 from jitquant.exact.pointwise import dequantize, rounded_once
 from jitquant.exact.registry import Quantized, emulates
 
@@ -45,9 +45,9 @@ def counted(windows: list[Tensor]) -> Tensor:
 def averaged_in_channels(sums: Tensor, divisor: Tensor, zero_point: int, channel: int) -> Tensor:
     """Centred sums divided as the kernels for channels-last do it: float64.
 
-    The scale is the reciprocal of 1 / divisor, both float32, and its reciprocal again the factor. The channels
-    that fill vectors of eight are rounded with the zero point added in one step; the others behind a rounding.
-    Source: ATen, QuantizedOpKernels.cpp, _qadaptive_avg_pool_kernel, and quantize_vec.
+    The scale is the reciprocal of 1 / divisor, both float32, and its reciprocal again the factor. The
+    channels that fill vectors of eight are rounded with the zero point added in one step; the others behind
+    a rounding. Source: ATen, QuantizedOpKernels.cpp, _qadaptive_avg_pool_kernel, and quantize_vec.
     """
     multiplier = 1 / divisor.float()
     factor = (1 / (1 / multiplier)).expand_as(sums)
@@ -63,8 +63,8 @@ def averaged_in_channels(sums: Tensor, divisor: Tensor, zero_point: int, channel
 def adaptive_average(self: Quantized, sizes: list[int]) -> Quantized:
     """Means over windows of the last dimensions.
 
-    In channels-last `averaged_in_channels`; else round(sum · (1 / n)), where 1 / n is divided by the sizes of the
-    window one after the other. Source: ATen, quantized/cpu/AdaptiveAveragePooling.cpp.
+    In channels-last `averaged_in_channels`; else round(sum · (1 / n)), where 1 / n is divided by the sizes
+    of the window one after the other. Source: ATen, quantized/cpu/AdaptiveAveragePooling.cpp.
     """
     integers, scale, zero_point = self
     windows: list[Tensor] = []
@@ -95,8 +95,9 @@ def adaptive_average(self: Quantized, sizes: list[int]) -> Quantized:
 def mean(self: Quantized, dim: list[int] | None, keepdim: bool, dtype: int | None) -> Quantized:
     """The mean over some dimensions.
 
-    Over the last ones of what is contiguous round(sum / n) of float32; else the float mean of what is dequantized,
-    quantized again. Source: ATen, quantized/cpu/ReduceOps.cpp; QuantizedOpKernels.cpp, qmean_inner_dim_kernel.
+    Over the last ones of what is contiguous round(sum / n) of float32; else the float mean of what is
+    dequantized, quantized again. Source: ATen, quantized/cpu/ReduceOps.cpp; QuantizedOpKernels.cpp,
+    qmean_inner_dim_kernel.
     """
     integers, scale, zero_point = self
     dims: list[int] = []
@@ -104,7 +105,7 @@ def mean(self: Quantized, dim: list[int] | None, keepdim: bool, dtype: int | Non
         for d in dim:
             dims.append(d % integers.dim())
     if len(dims) == 0:
-        dims = [d for d in range(integers.dim())]
+        dims = list(range(integers.dim()))
     dims.sort()
     is_inner = integers.is_contiguous()
     count = 1
@@ -158,9 +159,9 @@ def average(
 ) -> Quantized:
     """Means over sliding windows of the last two dimensions.
 
-    Channels-last vectors of sixteen channels are round(centred sum · (1 / divisor)) + zero point; else it is
-    round(centred sum · f + zero point), where f is the reciprocal of the reciprocal of 1 / divisor, all float32.
-    Source: ATen, quantized/cpu/AveragePool2d.cpp; QuantizedOpKernels.cpp, _qavg_pool_nhwc_kernel.
+    Channels-last vectors of sixteen channels are round(centred sum · (1 / divisor)) + zero point; else it
+    is round(centred sum · f + zero point), where f is the reciprocal of the reciprocal of 1 / divisor, all
+    float32. Source: ATen, quantized/cpu/AveragePool2d.cpp; QuantizedOpKernels.cpp, _qavg_pool_nhwc_kernel.
     """
     integers, scale, zero_point = self
     steps = kernel if len(strides) == 0 else strides

@@ -1,7 +1,8 @@
-"""Convolutions and linears on stock torch's engines: sums of products of integers, and how each engine rounds them.
+"""Convolutions and linears on stock torch's engines: exact sums, and how each engine rounds them.
 
-The sums are exact (see `convolve` and `multiply`). What the engines differ in is how a sum becomes an integer
-again: fbgemm divides the bias by the scales and multiplies once; oneDNN goes to real numbers and back.
+Sums of products are exact (see `convolve` and `multiply`). What the engines differ in is how a sum becomes
+an integer again: fbgemm divides the bias by the scales and multiplies once; oneDNN goes to real numbers and
+back.
 """
 
 import torch
@@ -26,7 +27,8 @@ def largest_sum(weight: Tensor, axis: int, groups: int) -> float:
     """
     if axis == 0:
         return float(weight.abs().flatten(1).sum(1).max().item())
-    dims = [0] + [d for d in range(2, weight.dim())]
+    dims = list(range(1, weight.dim()))
+    dims[0] = 0
     return float(weight.abs().sum(dims).max().item())
 
 
@@ -43,8 +45,9 @@ def convolve(
 ) -> Tensor:
     """The convolution of (x - zero_point) with integer weights, exactly: float64.
 
-    Where no sum can reach 2^24 it is done in float32, else on the upper and the lower four bits apart, else in
-    float64, for which ATen has slow code only. Padding is zero, so it has to be done behind the subtraction.
+    Where no sum can reach 2^24 it is done in float32, else on the upper and the lower four bits apart, else
+    in float64, for which ATen has slow code only. Padding is zero, so it has to be done behind the
+    subtraction.
     """
     input = x - zero_point
     bound = largest_sum(weight, 1 if transposed else 0, groups)
@@ -100,9 +103,9 @@ def rounded_by_fbgemm(
 ) -> Tensor:
     """round((sum + bias / (sx·sw)) · (sx·sw / s)) + zero point, all in float32; ties to even.
 
-    With one scale of the weight the bias is multiplied by the reciprocal instead and added in one step, without
-    rounding between. relu saturates at the zero point. Source: ATen, quantized/cpu/qconv.cpp and qlinear.cpp (the factors); FBGEMM,
-    src/QuantUtilsAvx2.cc, requantizeOutputProcessingAvx2.
+    With one scale of the weight the bias is multiplied by the reciprocal instead and added in one step,
+    without rounding between. relu saturates at the zero point. Source: ATen, quantized/cpu/qconv.cpp and
+    qlinear.cpp (the factors); FBGEMM, src/QuantUtilsAvx2.cc, requantizeOutputProcessingAvx2.
     """
     w_scale = along(weight[1], sums.dim(), axis)
     product = as_float32(x_scale) * w_scale
@@ -183,10 +186,8 @@ def reals_of_onednn(
     AMX's kernels multiply the scales with each other first, the others the sum with one after the other.
     Source: oneDNN, src/cpu/x64/brgemm/jit_brgemm_amx_uker.cpp and jit_brgemm_kernel.cpp.
     """
-    if tiles:
-        real = sums.float() * (x_scale * w_scale)
-    else:
-        real = (sums.float() * x_scale) * w_scale
+    single = sums.float()
+    real = single * (x_scale * w_scale) if tiles else (single * x_scale) * w_scale
     return real if bias is None else real + along(bias, sums.dim(), axis)
 
 
@@ -288,8 +289,8 @@ def convolved_by_onednn(
 def x86_takes_onednn(weight: Weight, groups: int) -> bool:
     """Whether the engine x86 packs a convolution for oneDNN; else for fbgemm.
 
-    Source: ATen, quantized/cpu/OnednnUtils.h, should_use_onednn_quant; that the processor has VNNI is taken for
-    granted.
+    Source: ATen, quantized/cpu/OnednnUtils.h, should_use_onednn_quant; that the processor has VNNI is taken
+    for granted.
     """
     return groups <= 100 and bool((weight[2] == 0).all().item())
 
@@ -411,8 +412,8 @@ def conv_relu_x86(
 def activated(real: Tensor, activation: str, algorithm: str | None) -> Tensor:
     """What oneDNN does to a real number before it rounds it: float32.
 
-    hardswish is x · min(max(x · (1/6) + 1/2, 0), 1), nothing fused. ATen's gelu is oneDNN's, where the tensor is
-    contiguous. Source: oneDNN, src/cpu/x64/injectors/jit_uni_eltwise_injector.cpp.
+    hardswish is x · min(max(x · (1/6) + 1/2, 0), 1), nothing fused. ATen's gelu is oneDNN's, where the
+    tensor is contiguous. Source: oneDNN, src/cpu/x64/injectors/jit_uni_eltwise_injector.cpp.
     """
     if activation == "relu":
         return real.clamp_min(0)
@@ -579,7 +580,8 @@ def qlinear_pointwise(
 ) -> Tensor:
     """`reals_of_linear`, `activated`, and rounded where the result is not float.
 
-    Here ATen hands the scales over as they are. Source: ATen, quantized/cpu/qlinear.cpp, linear_int8_with_onednn_weight.
+    Here ATen hands the scales over as they are. Source: ATen, quantized/cpu/qlinear.cpp,
+    linear_int8_with_onednn_weight.
     """
     real = reals_of_linear(qx, as_float32(x_scale), x_zero_point, weight.double(), w_scale, bias)
     return pointwise_result(
@@ -590,8 +592,8 @@ def qlinear_pointwise(
 def quantized_dynamically(real: Tensor, reduce_range: bool) -> Quantized:
     """The input of a dynamic linear, rounded with a scale of its own.
 
-    The scale is what ATen chooses for the tensor; rounding is that of `rounded_once`.
-    Source: ATen, quantized/cpu/qlinear_dynamic.cpp, apply_dynamic_impl; FBGEMM, src/PackAWithQuantRowOffset.cc.
+    The scale is what ATen chooses for the tensor; rounding is that of `rounded_once`. Source: ATen,
+    quantized/cpu/qlinear_dynamic.cpp, apply_dynamic_impl; FBGEMM, src/PackAWithQuantRowOffset.cc.
     """
     scale, zero_point = torch._choose_qparams_per_tensor(real, reduce_range)
     return rounded_once(real.contiguous(), scale, zero_point)
@@ -667,7 +669,10 @@ def convolved_and_added(
     zero_point: int,
     relu: bool,
 ) -> Quantized:
-    """`reals_of_convolution` + (q - z) · s of the other summand, this in one step, then `rounded_by_onednn`.
+    """`reals_of_convolution` + (q - z) · s of the summand in one step, then `rounded_by_onednn`.
+
+    Not matched: some ties on AMX (1 % of drawn layers whose scales are multiples of each other have a few
+    such elements), and depthwise convolutions with a dilation.
 
     Source: ATen, quantized/cpu/qconv.cpp, PackedConvWeightsOnednn::apply_impl; oneDNN,
     src/cpu/x64/injectors/jit_uni_postops_injector.cpp.
