@@ -130,7 +130,7 @@ class BuildWithInfo(BuildExtension):  # type: ignore[misc]
 
 
 setup(
-    packages=["jitquant", "jitquant.exact"],
+    packages=["jitquant", "jitquant.exact", "jitquant.numeric_suite"],
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildWithInfo},
 )

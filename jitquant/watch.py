@@ -145,6 +145,16 @@ def float_twin(
     return twin
 
 
+def final_places(quantized: torch.jit.ScriptModule, caller: str = "final_places") -> dict[int, _Place]:
+    """Where the integer model gives the value of each op of which something is left."""
+    return _read_places(quantized, caller)
+
+
+def twin_places(twin: torch.jit.ScriptModule, quantized: torch.jit.ScriptModule) -> dict[int, _Place]:
+    """Where the float twin does."""
+    return _twin_places(twin, _methods_of(_facts_of(quantized, "twin_places")))
+
+
 class Watched:
     """A copy of a quantized model or of its float twin, with watchers at its values.
 
@@ -224,7 +234,7 @@ class Watched:
 
         Integers arrive as quantized tensors, of both targets. They may be overwritten after the callback.
         """
-        pending: list[Tensor] = []
+        pending: dict[int, dict[int, Tensor]] = {}  # of an op whose inputs have not all come, by slot
 
         def see(number: int, value: Tensor) -> None:
             if number < len(self._outputs):
@@ -233,12 +243,12 @@ class Watched:
                     on_output(index, self._with_params(self._places[index], value))
                 return
             slot = self._inputs[number - len(self._outputs)]
-            pending.append(self._with_input_params(slot, value))
-            if len(pending) == self._taken(slot):
-                values = pending.copy()
-                pending.clear()
-                if on_inputs is not None:
-                    on_inputs(slot.op, values)
+            seen = pending.setdefault(slot.op, {})
+            seen[slot.slot] = self._with_input_params(slot, value)
+            if len(seen) == self._taken(slot):
+                del pending[slot.op]
+                if on_inputs is not None:  # those of a list come first, as that is made before
+                    on_inputs(slot.op, [seen[place] for place in sorted(seen)])
 
         def replace(number: int, value: Tensor) -> Tensor | None:
             slot = self._substitutes[number]
@@ -283,6 +293,8 @@ class Watched:
             facts = self._nodes[method][node]
             if facts["params"] is not None or "output" in _words(facts["kernel"]):
                 return facts
+            if facts["op"] == "aten::quantize_per_tensor":
+                return None  # behind it stands a float value, which another op's scale is no scale of
             node = facts["producers"][0] if facts["producers"] else -1
         return None
 
