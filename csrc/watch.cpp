@@ -11,6 +11,7 @@
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/places.h"
+#include "csrc/quantization_params.h"
 #include "csrc/report.h"
 #include "csrc/walk.h"
 
@@ -135,11 +136,14 @@ std::vector<std::string> attributes_of(const Node* node) {
 
 std::optional<std::pair<double, int64_t>> params_of_integers(const Node* node) {
   const auto& schema = node->schema();
-  if (!schema.argumentIndexWithName("output_scale") || !schema.argumentIndexWithName("output_dtype")) {
+  const bool quantizes = is_quantize(node);
+  const bool rounds =
+      schema.argumentIndexWithName("output_scale") && schema.argumentIndexWithName("output_dtype");
+  if (!quantizes && !rounds) {
     return std::nullopt;
   }
-  auto scale = constant_of(node->namedInput("output_scale"));
-  auto zero_point = constant_of(node->namedInput("output_zero_point"));
+  auto scale = constant_of(node->namedInput(quantizes ? "scale" : "output_scale"));
+  auto zero_point = constant_of(node->namedInput(quantizes ? "zero_point" : "output_zero_point"));
   if (!scale || !scale->isDouble() || !zero_point || !zero_point->isInt()) {
     return std::nullopt;
   }

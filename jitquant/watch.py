@@ -293,8 +293,6 @@ class Watched:
             facts = self._nodes[method][node]
             if facts["params"] is not None or "output" in _words(facts["kernel"]):
                 return facts
-            if facts["op"] == "aten::quantize_per_tensor":
-                return None  # behind it stands a float value, which another op's scale is no scale of
             node = facts["producers"][0] if facts["producers"] else -1
         return None
 
