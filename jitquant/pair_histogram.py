@@ -1,0 +1,206 @@
+"""Histograms of float and quantized values over one another, in memory that does not grow with the data.
+
+The first batch fixes the grid. Where a quantizer is known its bins are whole steps wide and have the values that
+integers stand for in their middles, or a bin of one and a half steps would hold now one of them and now two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isfinite, log10
+
+import torch
+from torch import Tensor
+
+from jitquant.report_data import HistogramData
+
+BINS = 128  # about as many as can be told apart where they are drawn
+MARGIN = 0.125  # of the range, on both sides of it, to show what is clipped
+
+__all__ = ["PairHistogram", "Range", "range_of", "sqnr_of"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """What the integers of a quantized tensor stand for.
+
+    Attributes:
+        scales, zero_points: of each channel, or one of each; in float64.
+        quant_min, quant_max: the least and the greatest integer.
+        axis: the channels' axis; None where all values have one range.
+    """
+
+    scales: Tensor
+    zero_points: Tensor
+    quant_min: int
+    quant_max: int
+    axis: int | None
+
+    @property
+    def lows(self) -> Tensor:
+        return (self.quant_min - self.zero_points) * self.scales
+
+    @property
+    def highs(self) -> Tensor:
+        return (self.quant_max - self.zero_points) * self.scales
+
+    def count_clipped(self, values: Tensor) -> int:
+        """How many values are further than half a step outside."""
+        shape = [1] * values.dim()
+        if self.axis is not None:
+            shape[self.axis] = -1
+        half = (self.scales / 2).view(shape)
+        low, high = self.lows.view(shape) - half, self.highs.view(shape) + half
+        return int(((values < low) | (values > high)).sum())
+
+
+def range_of(tensor: Tensor) -> Range | None:
+    """The range of a quantized tensor; None for a plain one."""
+    if not tensor.is_quantized:
+        return None
+    limits = torch.iinfo(tensor.int_repr().dtype)
+    per_channel = tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)
+    if per_channel:
+        scales, zero_points = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+        axis = tensor.q_per_channel_axis()
+    else:
+        scales, zero_points = torch.tensor([tensor.q_scale()]), torch.tensor([tensor.q_zero_point()])
+        axis = None
+    return Range(scales.double(), zero_points.double(), limits.min, limits.max, axis)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    first: float
+    width: float
+    bins: int
+
+    def count(self, values: Tensor) -> Tensor:
+        """How many values are in each bin; the first count is of those below the grid, the last of those above."""
+        places = ((values.flatten() - self.first) / self.width).floor().clamp(-1, self.bins).long() + 1
+        return torch.bincount(places, minlength=self.bins + 2)
+
+
+class PairHistogram:
+    """Counts pairs of a float tensor and the quantized one in its place, batch by batch."""
+
+    def __init__(self) -> None:
+        self._range: Range | None = None
+        self._grid: _Grid | None = None
+        self._counts: Tensor | None = None
+        self._extremes = (float("inf"), float("-inf"))
+        self._clipped = 0
+        self._signal = self._noise = 0.0
+
+    def add(self, expected: Tensor, got: Tensor) -> None:
+        """Adds values of a batch: float ones, and those of the quantized model, of the same shape."""
+        expected = expected.detach().double()
+        range_ = range_of(got)
+        got = (got.dequantize() if got.is_quantized else got).detach().double()
+        self._signal += float(expected.square().sum())
+        self._noise += float((expected - got).square().sum())
+        if self._grid is None:
+            self._begin(expected, got, range_)
+        if self._range is not None:
+            self._clipped += self._range.count_clipped(expected)
+        self._count(_finite(expected), _finite(got))
+
+    @property
+    def is_empty(self) -> bool:
+        return self._counts is None or not bool(self._counts.any())
+
+    @property
+    def sqnr(self) -> float | None:
+        """The ratio of signal to noise in dB; None where one of the two is zero or not finite."""
+        return sqnr_of(self._signal, self._noise)
+
+    @property
+    def equal(self) -> bool:
+        return self._noise == 0.0
+
+    def data(self) -> HistogramData:
+        """What was counted so far, of at least one finite value."""
+        assert self._grid is not None
+        assert self._counts is not None
+        wholes = self._counts.sum(1).clamp(min=1)
+        shares = (self._counts * 1e6 / wholes[:, None]).round().long()
+        data = HistogramData(
+            first=self._grid.first,
+            width=self._grid.width,
+            float_shares=shares[0, 1:-1].tolist(),
+            quantized_shares=shares[1, 1:-1].tolist(),
+            below=float(self._counts[0, 0] / wholes[0]),
+            above=float(self._counts[0, -1] / wholes[0]),
+            lowest=self._extremes[0],
+            highest=self._extremes[1],
+            sqnr=self.sqnr,
+            equal=self.equal,
+        )
+        return data if self._range is None else self._with_range(data, self._range, int(wholes[0]))
+
+    def _with_range(self, data: HistogramData, range_: Range, count: int) -> HistogramData:
+        scales = range_.scales
+        wide, narrow = int(scales.argmax()), int(scales.argmin())
+        channels = scales.numel() if range_.axis is not None else 1
+        several = channels > 1
+        return replace(
+            data,
+            range_low=float(range_.lows[wide]),
+            range_high=float(range_.highs[wide]),
+            narrow_low=float(range_.lows[narrow]) if several else None,
+            narrow_high=float(range_.highs[narrow]) if several else None,
+            scale=float(scales[wide]),
+            zero_point=None if several else int(range_.zero_points[0]),
+            steps=range_.quant_max - range_.quant_min + 1,
+            channels=channels,
+            clipped=self._clipped / count,
+        )
+
+    def _begin(self, expected: Tensor, got: Tensor, range_: Range | None) -> None:
+        both = torch.cat([_finite(expected), _finite(got)])
+        if both.numel() == 0:
+            return
+        self._range = range_
+        if range_ is not None and range_.scales.numel() == 1:
+            self._grid = _grid_of_steps(range_)
+        else:
+            self._grid = _grid_of_values(float(both.min()), float(both.max()))
+        self._counts = torch.zeros(2, self._grid.bins + 2, dtype=torch.long)
+
+    def _count(self, expected: Tensor, got: Tensor) -> None:
+        if self._grid is None or self._counts is None:
+            return
+        self._counts[0] += self._grid.count(expected)
+        self._counts[1] += self._grid.count(got)
+        if expected.numel():
+            low, high = self._extremes
+            self._extremes = (min(low, float(expected.min())), max(high, float(expected.max())))
+
+
+def sqnr_of(signal: float, noise: float) -> float | None:
+    """10 log10 of their ratio, in dB; None where it is not finite."""
+    if not (isfinite(signal) and isfinite(noise)) or signal <= 0.0 or noise <= 0.0:
+        return None
+    return 10 * log10(signal / noise)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values[values.isfinite()]
+
+
+def _grid_of_steps(range_: Range) -> _Grid:
+    """As many whole steps to a bin as it takes, and a margin on both sides."""
+    scale = float(range_.scales[0])
+    steps = range_.quant_max - range_.quant_min + 1
+    to_a_bin = max(1, -(-steps // BINS))
+    in_range = -(-steps // to_a_bin)
+    margin = round(in_range * MARGIN)
+    first = float(range_.lows[0]) - scale * (margin * to_a_bin + 0.5)
+    return _Grid(first, scale * to_a_bin, in_range + 2 * margin)
+
+
+def _grid_of_values(low: float, high: float) -> _Grid:
+    span = high - low or max(abs(low), 1.0) * 2.0**-10
+    width = span / BINS
+    margin = round(BINS * MARGIN)
+    return _Grid(low - (margin + 0.5) * width, width, BINS + 1 + 2 * margin)

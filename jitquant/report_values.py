@@ -1,0 +1,133 @@
+"""Values of a float model and of its quantized twin, compared op by op over many batches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jitquant.numeric_suite.calls import call, own
+from jitquant.numeric_suite.matched import Matched
+from jitquant.pair_histogram import PairHistogram, sqnr_of
+from jitquant.watch import Watched
+
+HELD_BYTES = 1 << 28  # of float values, until the quantized ones of the same batch are there
+
+__all__ = ["Comparison", "compare_values"]
+
+
+@dataclass
+class Comparison:
+    """What was seen so far.
+
+    Attributes:
+        histograms: of the values that both models give, by the number of the op.
+        signal, noise: sums of squares, of the float outputs and of what the quantized ones differ by.
+        batches: how many.
+    """
+
+    histograms: dict[int, PairHistogram] = field(default_factory=dict)
+    signal: float = 0.0
+    noise: float = 0.0
+    batches: int = 0
+
+    @property
+    def sqnr(self) -> float | None:
+        return sqnr_of(self.signal, self.noise)
+
+
+def compare_values(matched: Matched, batches: Iterator[tuple[Any, ...]], caller: str) -> Comparison:
+    """Runs both models on each batch.
+
+    Each is run as often as it takes to hold no more than `HELD_BYTES` of float values at once, or those of
+    one op.
+    """
+    comparison = Comparison()
+    parts: list[list[int]] | None = None
+    for inputs in batches:
+        parts = parts or _parts(matched, inputs, caller)
+        for part in parts:
+            expected, got = _run_part(matched, inputs, part, comparison.histograms, caller)
+        _add_outputs(comparison, expected, got)
+        comparison.batches += 1
+    return comparison
+
+
+def _parts(matched: Matched, inputs: tuple[Any, ...], caller: str) -> list[list[int]]:
+    """The ops whose values both models give, in groups that are held together."""
+    results = [op.index for op in matched.ops if op.is_result and op.method == "forward"]
+    sizes: dict[int, int] = dict.fromkeys(results, 0)
+
+    def measure(index: int, value: Tensor) -> None:
+        sizes[index] += value.numel() * value.element_size()
+
+    call(_watched_twin(matched, results), inputs, caller, on_output=measure)
+    parts: list[list[int]] = [[]]
+    held = 0
+    for index in results:
+        if parts[-1] and held + sizes[index] > HELD_BYTES:
+            parts.append([])
+            held = 0
+        parts[-1].append(index)
+        held += sizes[index]
+    return parts
+
+
+def _run_part(
+    matched: Matched,
+    inputs: tuple[Any, ...],
+    part: Collection[int],
+    histograms: dict[int, PairHistogram],
+    caller: str,
+) -> tuple[Any, Any]:
+    """Compares the values of some ops, in a loop those of each turn, and returns what both models return."""
+    expected: dict[int, list[Tensor]] = {index: [] for index in part}
+    call_expected = call(
+        _watched_twin(matched, part), inputs, caller, on_output=lambda index, value: expected[index].append(own(value))
+    )
+
+    def compare(index: int, value: Tensor) -> None:
+        turns = expected[index]
+        if turns and turns[0].shape == value.shape and turns[0].is_floating_point():
+            _add(histograms.setdefault(index, PairHistogram()), turns.pop(0), value, matched.divisors, index)
+
+    got = call(Watched(matched.quantized, outputs=part), inputs, caller, on_output=compare)
+    return call_expected, got
+
+
+def _add(
+    histogram: PairHistogram, expected: Tensor, got: Tensor, divisors: Mapping[int, Tensor], index: int
+) -> None:
+    """What smoothing divides its users' weights are multiplied with, so the float value is divided too."""
+    divisor = divisors.get(index)
+    histogram.add(expected if divisor is None else expected / divisor, got)
+
+
+def _watched_twin(matched: Matched, outputs: Collection[int]) -> Watched:
+    return Watched(matched.twin, matched.quantized, outputs=outputs)
+
+
+def _add_outputs(comparison: Comparison, expected: Any, got: Any) -> None:
+    for one, other in zip(_tensors_in(expected), _tensors_in(got), strict=False):
+        if one.is_floating_point() and one.shape == other.shape:
+            one, other = one.double(), _plain(other).double()
+            comparison.signal += float(one.square().sum())
+            comparison.noise += float((one - other).square().sum())
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.dequantize() if value.is_quantized else value
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors_in(part)
