@@ -1,0 +1,87 @@
+"""Where smooth_inputs divided the channels of a value by factors, so that what is compared has to be brought
+to the same measure.
+
+Nothing in the file says so by name; it follows from the graph (see passes/smooth_inputs.cpp): the factors stand
+in a multiplication before the quantize, in a kernel of the native target, or in the layer norm in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jitquant.numeric_suite.graphs import Graph, Node
+from jitquant.numeric_suite.packed import kernel_state
+
+# What only changes how a number is written down.
+_CONVERSIONS = {
+    "aten::_make_per_tensor_quantized_tensor",
+    "aten::dequantize",
+    "aten::int_repr",
+    "aten::quantize_per_tensor",
+    "jitquant::dequantize",
+}
+_NORMS = {"aten::layer_norm", "quantized::layer_norm", "jitquant::layer_norm"}
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Of a linear's input.
+
+    Attributes:
+        factors: by what each channel of the input is divided, and each column of the weight multiplied;
+            float32, shape [channels].
+        node: the op of the integer graph that gives its value so divided; None where the division stands
+            between that op and the linear.
+    """
+
+    factors: Tensor
+    node: Node | None
+
+
+def find_smoothing(graph: Graph, linear: Node, twin: Graph, twin_linear: Node) -> Smoothing | None:
+    """What was done to the input of an integer linear, or None. `twin_linear` is the same op of the float twin."""
+    node = linear.inputsAt(0).node()
+    while node.kind() in _CONVERSIONS or (node.kind() == "jitquant::quantize" and not _tensors(graph, node)):
+        node = node.inputsAt(0).node()
+    if node.kind() == "aten::multiply":
+        return _smoothing(graph.static(node.inputsAt(1)), None)
+    if node.kind() == "jitquant::quantize":
+        return _smoothing(_tensors(graph, node)[0], None)
+    if node.kind().startswith("jitquant::linear"):
+        tensors = _tensors(graph, node)
+        return _smoothing(tensors[3], node) if len(tensors) > 3 else None
+    if node.kind() in _NORMS:
+        return _of_norm(graph, node, twin, twin_linear.namedInput("input").node())
+    return None
+
+
+def _tensors(graph: Graph, node: Node) -> list[Tensor]:
+    """Those of the kernel that a node of the native target runs."""
+    return kernel_state(graph, list(node.inputs())[-1])[1]
+
+
+def _smoothing(inverse: Tensor, node: Node | None) -> Smoothing:
+    return Smoothing(1 / inverse.flatten(), node)
+
+
+def _of_norm(graph: Graph, norm: Node, twin: Graph, twin_norm: Node) -> Smoothing | None:
+    """A norm's weight and bias are divided; of a channel where both are 0 nothing can be said, nor matters."""
+    if twin_norm.kind() != "aten::layer_norm":
+        return None
+    if norm.kind() == "jitquant::layer_norm":
+        weight, bias = _tensors(graph, norm)[:2]
+    else:
+        weight, bias = (graph.static(norm.namedInput(name)) for name in ("weight", "bias"))
+    weight_before, bias_before = (twin.static(twin_norm.namedInput(name)) for name in ("weight", "bias"))
+    if weight is None:
+        return None
+    if weight_before is None:
+        weight_before = torch.ones_like(weight)
+    factors = weight_before / weight
+    if bias is not None and bias_before is not None:
+        factors = torch.where(weight == 0, bias_before / bias, factors)
+    factors = torch.where(factors.isfinite(), factors, 1).detach()
+    return None if torch.equal(factors, torch.ones_like(factors)) else Smoothing(factors, norm)
