@@ -130,7 +130,8 @@ class BuildWithInfo(BuildExtension):  # type: ignore[misc]
 
 
 setup(
-    packages=["jitquant"],
+    packages=["jitquant", "jitquant.numeric_suite"],
+    package_data={"jitquant": ["page/*"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildWithInfo},
 )

@@ -12,7 +12,7 @@ import torch
 from jitquant import _C
 
 MOST_RUNS = 20
-SECONDS = 1.0  # about, for all runs of one kind
+SECONDS = 0.5  # about, for all runs of one kind
 WARM_UPS = 3  # TorchScript specializes a graph in its first runs
 
 __all__ = ["Times", "compare_times", "profile_places", "runs_within"]
@@ -23,11 +23,13 @@ class Times:
     """Of the nodes of one graph, in µs.
 
     Attributes:
+        ops: the kinds of all nodes that make tensors.
         by_place: by the place of a node among those that make tensors, as ``Watched`` names them.
         others: of what makes none, kinds with how often they ran and how long.
         between: beside all of them.
     """
 
+    ops: list[str]
     by_place: dict[int, float]
     others: list[tuple[str, int, float]]
     between: float
@@ -74,4 +76,4 @@ def profile_places(module: torch.jit.ScriptModule, inputs: tuple[Any, ...], runs
         elif row["calls"]:
             calls, us = others.get(row["op"], (0, 0.0))
             others[row["op"]] = (calls + row["calls"], us + row["time_us"])
-    return Times(by_place, [(op, *sums) for op, sums in others.items()], measured["between_us"])
+    return Times(ops, by_place, [(op, *sums) for op, sums in others.items()], measured["between_us"])

@@ -140,6 +140,16 @@ def float_twin(
     return twin
 
 
+def final_places(quantized: torch.jit.ScriptModule, caller: str = "final_places") -> dict[int, _Place]:
+    """Where the integer model gives the value of each op of which something is left."""
+    return _read_places(quantized, caller)
+
+
+def twin_places(twin: torch.jit.ScriptModule, quantized: torch.jit.ScriptModule) -> dict[int, _Place]:
+    """Where the float twin does."""
+    return _twin_places(twin, _methods_of(_facts_of(quantized, "twin_places")))
+
+
 class Watched:
     """A copy of a quantized model or of its float twin, with watchers at its values.
 

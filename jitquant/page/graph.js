@@ -111,18 +111,44 @@ class GraphView {
 
 /** Gives every spot its middle, and says how large the picture is. */
 function place(rows) {
-  const widthOf = (spot) => (spot.node === null ? NODE.thin : NODE.width);
-  const widths = rows.map((row) => row.reduce((sum, spot) => sum + widthOf(spot) + NODE.gapX, -NODE.gapX));
-  const width = Math.max(...widths) + 2 * NODE.gapX;
   rows.forEach((row, index) => {
-    let x = (width - widths[index]) / 2;
+    let right = 0;
     for (const spot of row) {
-      spot.x = x + widthOf(spot) / 2;
+      spot.x = right + widthOf(spot) / 2;
       spot.y = NODE.gapY / 2 + NODE.height / 2 + index * (NODE.height + NODE.gapY);
-      x += widthOf(spot) + NODE.gapX;
+      right += widthOf(spot) + NODE.gapX;
     }
   });
+  for (let sweep = 0; sweep < 8; sweep += 1) {
+    (sweep % 2 ? [...rows].reverse() : rows).forEach((row) => moveTowardsNeighbours(row));
+  }
+  const all = rows.flat();
+  const left = Math.min(...all.map((spot) => spot.x - widthOf(spot) / 2)) - NODE.gapX;
+  all.forEach((spot) => Object.assign(spot, { x: spot.x - left }));
+  const width = Math.max(...all.map((spot) => spot.x + widthOf(spot) / 2)) + NODE.gapX;
   return { width, height: rows.length * (NODE.height + NODE.gapY) };
+}
+
+function widthOf(spot) {
+  return spot.node === null ? NODE.thin : NODE.width;
+}
+
+/** Every spot of a row goes where its neighbours are on the average, as far as the others let it. */
+function moveTowardsNeighbours(row) {
+  const wanted = row.map((spot) => {
+    const beside = [...spot.above, ...spot.below].map((other) => other.x);
+    return beside.length ? beside.reduce((a, b) => a + b, 0) / beside.length : spot.x;
+  });
+  const apart = (a, b) => (widthOf(row[a]) + widthOf(row[b])) / 2 + NODE.gapX;
+  const fromLeft = [...wanted];
+  const fromRight = [...wanted];
+  for (let i = 1; i < row.length; i += 1) {
+    fromLeft[i] = Math.max(wanted[i], fromLeft[i - 1] + apart(i - 1, i));
+  }
+  for (let i = row.length - 2; i >= 0; i -= 1) {
+    fromRight[i] = Math.min(wanted[i], fromRight[i + 1] - apart(i, i + 1));
+  }
+  row.forEach((spot, i) => Object.assign(spot, { x: (fromLeft[i] + fromRight[i]) / 2 }));
 }
 
 function arrowHead() {

@@ -54,16 +54,29 @@ class Histogram {
     this.bottom = this.plot.clientHeight - 30;
     this.last = first + width * shares.length;
     this.x = (value) => 1 + ((value - first) / (this.last - first)) * (this.width - 2);
-    this.top = Math.max(1, ...shares, ...this.data.quantized_shares);
+    this.top = this.isLog ? Math.max(1, ...shares, ...this.data.quantized_shares) : topOf(shares, this.data.quantized_shares);
     const label = `${this.name}, ${summary}. ${this.note.textContent}`;
     const svg = draw("svg", { width: this.width, height: this.plot.clientHeight, role: "img", "aria-label": label });
-    svg.append(hatch(), ...this.outside(), this.area(), this.line(), ...this.axis(), ...this.range());
+    svg.append(hatch(), ...this.outside(), this.area(), this.line(), ...this.axis(), ...this.range(), ...this.cut());
     return svg;
   }
 
   y(share) {
     const part = this.isLog ? Math.log1p(share) / Math.log1p(this.top) : share / this.top;
-    return this.bottom - part * (this.bottom - 16);
+    return this.bottom - Math.min(part, 1.08) * (this.bottom - 16);
+  }
+
+  /** What rises above the picture says how high it is. */
+  cut() {
+    const { first, width, float_shares: shares } = this.data;
+    const highest = Math.max(...shares);
+    if (this.isLog || highest <= this.top) {
+      return [];
+    }
+    const x = this.x(first + (shares.indexOf(highest) + 1) * width);
+    const isRight = x > this.width - 70;
+    const words = percent(highest / 1e6);
+    return [draw("text", { x: x + (isRight ? -12 : 6), y: 12, "text-anchor": isRight ? "end" : "start" }, words)];
   }
 
   /** The outline of the bins, from left to right. */
@@ -149,6 +162,12 @@ class Histogram {
     const table = make("table", {}, make("thead", {}, make("tr", {}, ...head)), body);
     this.numbers.replaceChildren(this.numbers.firstChild, make("div", { class: "numbers", tabindex: 0 }, table));
   }
+}
+
+/** The highest bin, unless it is one that would leave nothing to see of the others: zeros behind a relu. */
+function topOf(...all) {
+  const [highest, second] = all.flatMap((shares) => [...shares].sort((a, b) => b - a).slice(0, 2)).sort((a, b) => b - a).filter((_, place) => place % 2 === 0);
+  return Math.max(1, second > 0 && highest > 4 * second ? 1.3 * second : highest);
 }
 
 /** A pattern of lines for what lies outside; every picture has its own, since hidden ones lend none. */

@@ -55,7 +55,8 @@ class Page {
     const kind = byId("op-kind");
     kind.textContent = op.reason ? "float" : "integer";
     kind.classList.toggle("float", Boolean(op.reason));
-    byId("op-facts").replaceChildren(...factsOf(op, this.data.ops).flatMap(factElements));
+    byId("op-facts").replaceChildren(...factsOf(op, this.data.ops).map(factElement));
+    byId("op-remark").textContent = remarkOn(op, this.data.ops);
     const words = isPart ? "inside of another op" : decibels(op);
     byId("announcement").textContent = `${plain(op.op)} ${op.module}, ${op.reason ? "float" : "integer"}, ${words}`;
   }
@@ -148,24 +149,26 @@ function pressedIn(selector) {
 }
 
 function factsOf(op, ops) {
-  const facts = [["becomes", op.becomes || "–", op.becomes.length > 18]];
-  if (op.reason) {
-    facts[0] = ["stays float, because", op.reason, true];
-  }
-  if (op.part_of !== null) {
-    facts.push(["its value is known behind", `${plain(ops[op.part_of].op)} (${op.part_of + 1})`]);
-  } else {
-    facts.push(["SQNR", decibels(op) || "–"]);
-  }
-  const time = [op.float_us, op.us].map((us) => microseconds(us) || "–");
-  facts.push(["time, float → now", `${time[0]} → ${time[1]}`]);
-  facts.push(["weight, float → now", op.float_bytes ? `${bytes(op.float_bytes)} → ${bytes(op.bytes)}` : "none"]);
-  facts.push(["source", op.source || "not known"]);
-  return facts;
+  const behind = op.part_of === null ? null : ops[op.part_of];
+  const times = [op.float_us, (behind ?? op).us].map((us) => microseconds(us) || "–").join(" → ");
+  return [
+    ["becomes", op.becomes || "–"],
+    behind ? ["SQNR, behind it", decibels(behind) || "–"] : ["SQNR", decibels(op) || "–"],
+    [behind ? "time, float → whole" : "time, float → now", times],
+    ["weight, float → now", op.float_bytes ? `${bytes(op.float_bytes)} → ${bytes(op.bytes)}` : "none"],
+    ["source", op.source || "not known"],
+  ];
 }
 
-function factElements([name, value, wide]) {
-  return [make("div", { class: wide ? "wide" : null }, make("dt", {}, name), make("dd", {}, value))];
+function remarkOn(op, ops) {
+  if (op.reason) {
+    return `Stays float: ${op.reason}.`;
+  }
+  return op.part_of === null ? "" : `Computed inside of one op with ${plain(ops[op.part_of].op)} (${op.part_of + 1}) behind it.`;
+}
+
+function factElement([name, value]) {
+  return make("div", {}, make("dt", {}, name), make("dd", { title: value }, value));
 }
 
 function fillHead({ figures, facts }) {
