@@ -32,7 +32,7 @@ class Curve {
     this.bottom = this.height - 12;
     this.measure();
     const svg = draw("svg", { width: this.width, height: this.height, "aria-hidden": "true" });
-    svg.append(...this.bands(), ...this.grid(), ...this.run(), ...this.points(), ...this.mark());
+    svg.append(...this.bands(), ...this.grid(), ...this.run(), ...this.points(), ...this.output(), ...this.mark());
     this.box.replaceChildren(svg);
     this.moveMark();
   }
@@ -50,7 +50,6 @@ class Curve {
     this.range = [low, high];
   }
 
-  /** Neighbouring ops of one module at the level that tells the most of them apart. */
   bands() {
     const half = (this.right - this.left) / this.ops.length / 2;
     const drawn = [];
@@ -60,9 +59,9 @@ class Curve {
       if (place % 2 === 0) {
         drawn.push(draw("rect", { class: "band", x, y: this.top - 20, width, height: this.bottom - this.top + 20 }));
       }
-      const letters = Math.floor((width - 6) / 6.3);
-      if (letters >= Math.min(name.length, 4)) {
-        drawn.push(draw("text", { x: x + 4, y: this.top - 8 }, shortened(name, letters)));
+      const words = [name, name.split(".").at(-1)].find((word) => word.length * 6.6 < width - 4);
+      if (words) {
+        drawn.push(draw("text", { x: x + 4, y: this.top - 8 }, words));
       }
     });
     return drawn;
@@ -74,12 +73,19 @@ class Curve {
       draw("text", { x: this.left - 8, y: this.y(value) + 4, "text-anchor": "end" }, tickWords(value)),
     ]);
     drawn.push(draw("text", { x: this.left - 8, y: this.top - 8, "text-anchor": "end" }, "dB"));
-    if (this.whole.sqnr !== null) {
-      const y = this.y(this.whole.sqnr);
-      drawn.push(draw("line", { class: "whole", x1: this.left, x2: this.right, y1: y, y2: y }));
-      drawn.push(draw("text", { x: this.right - 4, y: y - 5, "text-anchor": "end" }, `output ${decibels(this.whole)}`));
-    }
     return drawn;
+  }
+
+  output() {
+    if (this.whole.sqnr === null) {
+      return [];
+    }
+    const y = this.y(this.whole.sqnr);
+    const words = `output ${decibels(this.whole)}`;
+    return [
+      draw("line", { class: "whole", x1: this.left, x2: this.right, y1: y, y2: y }),
+      draw("text", { class: "whole-word", x: this.left + 6, y: y + 16 }, words),
+    ];
   }
 
   run() {
@@ -148,20 +154,23 @@ class Curve {
   }
 }
 
-/** Runs of ops with one beginning of their paths; one level deeper where all begin alike. */
-function moduleRuns(ops) {
-  const firsts = (depth) => ops.map((op) => op.module.split(".").slice(0, depth).join("."));
-  const depth = [1, 2, 3].find((level) => new Set(firsts(level)).size > 3) ?? 1;
+/** Neighbouring ops that lie in one module; where that is most of them all, in one module of it, and so on. */
+function moduleRuns(ops, from = 0, to = ops.length - 1, depth = 1) {
   const runs = [];
-  firsts(depth).forEach((name, index) => {
-    const last = runs.at(-1);
-    if (last && last.name === name) {
-      last.to = index;
+  for (let index = from; index <= to; index += 1) {
+    const name = ops[index].module.split(".").slice(0, depth).join(".");
+    if (runs.length && runs.at(-1).name === name) {
+      runs.at(-1).to = index;
     } else {
       runs.push({ name, from: index, to: index });
     }
-  });
-  return runs;
+  }
+  return runs.flatMap((run) => (isTooLong(run, ops, depth) ? moduleRuns(ops, run.from, run.to, depth + 1) : [run]));
+}
+
+function isTooLong({ from, to }, ops, depth) {
+  const members = ops.slice(from, to + 1);
+  return members.length > ops.length / 2 && members.length > 8 && members.some((op) => op.module.split(".").length > depth);
 }
 
 function showTip(event, title, ...lines) {

@@ -4,7 +4,7 @@ const NODE = { width: 148, height: 38, gapX: 14, gapY: 24, thin: 18 };
 
 class GraphView {
   constructor(box, nodes, ops, what, choose) {
-    Object.assign(this, { box, nodes, ops, what, choose, steps: 2, centre: 0, reason: "" });
+    Object.assign(this, { box, nodes, ops, what, choose, steps: 2, centre: 0, reason: "", same: new Set() });
     this.inputs = nodes.map((node) => node.inputs);
     this.users = nodes.map(() => []);
     nodes.forEach((node, place) => node.inputs.forEach((input) => this.users[input].push(place)));
@@ -85,7 +85,8 @@ class GraphView {
     }
     const left = ops.length > 0 && ops.every((number) => this.ops[number].reason);
     const kind = left ? " left" : ops.length ? " integer" : "";
-    return `node${kind}${index === this.centre ? " chosen" : ""}`;
+    const same = ops.some((number) => this.same.has(number)) ? " same" : "";
+    return `node${kind}${same}${index === this.centre ? " chosen" : ""}`;
   }
 
   listen(element, index) {

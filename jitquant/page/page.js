@@ -26,7 +26,8 @@ class Page {
     const given = this.data.ops[op.part_of ?? index];
     const name = given === op ? "What it gives" : `What ${plain(given.op)} behind it gives`;
     this.activation.show([[name, given.activation]], given.no_activation);
-    this.weight.show(op.weights.map(([own, data]) => [`Its ${own}`, data]), op.no_weights);
+    this.weight.show(this.weightsOf(index), op.no_weights);
+    this.floatGraph.same = this.graph.same = new Set(this.sameNode(index));
     this.floatGraph.show(op.float_node, "It has no node of its own in this graph.");
     this.graph.show(op.node, "It has no node of its own in this graph.");
     history.replaceState(null, "", `#${encodeURIComponent(op.key)}`);
@@ -35,6 +36,20 @@ class Page {
     if (scroll) {
       byId("op-title").scrollIntoView({ block: "center" });
     }
+  }
+
+  /** Its own, or those of ops that are computed inside of the same integer op. */
+  weightsOf(index) {
+    const own = this.data.ops[index].weights.map(([name, data]) => [`Its ${name}`, data]);
+    const others = this.sameNode(index).filter((other) => other !== index).map((other) => this.data.ops[other]);
+    const theirs = others.flatMap((op) => op.weights.map(([name, data]) => [`The ${name} of ${plain(op.op)} in the same op`, data]));
+    return own.length ? own : theirs;
+  }
+
+  /** The ops that are computed by one integer op with this one. */
+  sameNode(index) {
+    const whole = this.data.ops[index].part_of ?? index;
+    return this.data.ops.map((_, other) => other).filter((other) => (this.data.ops[other].part_of ?? other) === whole);
   }
 
   indexInAddress() {
