@@ -67,7 +67,9 @@ class _Outline:
         taken = self._taken(node.inputs())
         if _makes_tensors(node):
             if node.kind() not in _REPACK:
-                position = self._append(node.kind(), node.scopeName(), taken, self._ops_of.get(self._count, ()))
+                position = self._append(
+                    node.kind(), node.scopeName(), taken, self._ops_of.get(self._count, ())
+                )
                 self.positions[self._count] = position
                 taken = (position,)
             self._count += 1
@@ -113,13 +115,13 @@ def _makes_tensors(node: torch.Node) -> bool:
     return any(_is_tensor(value.type()) or _is_tensor_list(value.type()) for value in node.outputs())
 
 
-def _is_tensor(kind: torch.Type) -> bool:
+def _is_tensor(kind: torch._C.JitType) -> bool:
     return kind.kind() == "TensorType"
 
 
-def _is_tensor_list(kind: torch.Type) -> bool:
+def _is_tensor_list(kind: torch._C.JitType) -> bool:
     return kind.kind() == "ListType" and _is_tensor(kind.getElementType())
 
 
-def _holds_tensors(kind: torch.Type) -> bool:
+def _holds_tensors(kind: torch._C.JitType) -> bool:
     return _is_tensor(kind) or "Tensor" in str(kind)

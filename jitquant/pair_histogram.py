@@ -48,8 +48,8 @@ class Range:
         """How many values are further than half a step outside."""
         if self.axis is None:
             half = float(self.scales) / 2
-            low, high = float(self.lows) - half, float(self.highs) + half
-            return int(torch.count_nonzero(values < low) + torch.count_nonzero(values > high))
+            below, above = values < float(self.lows) - half, values > float(self.highs) + half
+            return int(torch.count_nonzero(below) + torch.count_nonzero(above))
         shape = [1] * values.dim()
         shape[self.axis] = -1
         half = (self.scales / 2).view(shape)

@@ -66,7 +66,9 @@ def report(
 def _writable(path: Any) -> Path:
     """The file to write; found out before anything is measured."""
     if not isinstance(path, str | os.PathLike):
-        raise QuantizationError(f"{_CALLER}: path is a {type(path).__name__}; pass the name of a file to write")
+        raise QuantizationError(
+            f"{_CALLER}: path is a {type(path).__name__}; pass the name of a file to write"
+        )
     file = Path(path)
     if file.is_dir():
         raise _not_writable(file, "it is a folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from jitquant.info import read_info
 from jitquant.numeric_suite.matched import Matched
 from jitquant.pair_histogram import PairHistogram
 from jitquant.presets import PRESETS
-from jitquant.report_data import Figures, GraphNode, HistogramData, OpData, ReportData, TimeData
+from jitquant.report_data import Figures, HistogramData, OpData, ReportData, TimeData
 from jitquant.report_times import Times, compare_times, profile_places, runs_within
 from jitquant.report_values import Comparison, compare_values
 from jitquant.summary import OpSummary, Summary, summarize
@@ -69,12 +70,18 @@ class _Side:
         times: of its nodes.
     """
 
-    def __init__(self, model: Model, places: Mapping[int, Any], rows: Mapping[int, int], times: Times) -> None:
+    def __init__(self, matched: Matched, model: Model, places: Mapping[int, Any], times: Times) -> None:
         self.places = {index: place.node for index, place in places.items() if place.method == _METHOD}
-        ops_of: dict[int, list[int]] = {}
+        rows = _row_numbers(matched)
+        members: dict[int, list[int]] = {}
         for index, place in sorted(self.places.items()):
-            ops_of.setdefault(place, []).append(rows[index])
-        self.graph, self.positions = outline_graph(model._c._get_method(_METHOD).graph, ops_of)
+            members.setdefault(place, []).append(index)
+        rows_of = {place: [rows[index] for index in indices] for place, indices in members.items()}
+        graph, self.positions = outline_graph(model._c._get_method(_METHOD).graph, rows_of)
+        for place, indices in members.items():  # a file has lost the paths of its nodes
+            position = self.positions[place]
+            graph[position] = replace(graph[position], module=matched.ops[indices[0]].module)
+        self.graph = graph
         self.times = times
 
 
@@ -83,7 +90,7 @@ def _side(matched: Matched, which: str, inputs: tuple[Any, ...], runs: int) -> _
         model, places = matched.twin, twin_places(matched.twin, matched.quantized)
     else:
         model, places = matched.quantized, final_places(matched.quantized)
-    return _Side(model, places, _row_numbers(matched), profile_places(model, inputs, runs))
+    return _Side(matched, model, places, profile_places(model, inputs, runs))
 
 
 def _row_numbers(matched: Matched) -> dict[int, int]:
@@ -124,7 +131,9 @@ class _Rows:
         result = self._results.get(op.group, index)
         is_result = result == index or op.is_result
         histogram = self._compared.histograms.get(index)
-        weights = [(pair.name, _data_of(pair.floating, pair.quantized)) for pair in self._matched.weights(index)]
+        weights = [
+            (pair.name, _data_of(pair.floating, pair.quantized)) for pair in self._matched.weights(index)
+        ]
         place = self.final.places.get(index)
         floats = self.floats.places.get(index)
         return OpData(

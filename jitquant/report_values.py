@@ -86,7 +86,10 @@ def _run_part(
     """Compares the values of some ops, in a loop those of each turn, and returns what both models return."""
     expected: dict[int, list[Tensor]] = {index: [] for index in part}
     call_expected = call(
-        _watched_twin(matched, part), inputs, caller, on_output=lambda index, value: expected[index].append(own(value))
+        _watched_twin(matched, part),
+        inputs,
+        caller,
+        on_output=lambda index, value: expected[index].append(own(value)),
     )
 
     def compare(index: int, value: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A page in headless Chromium, spoken to over pipes with the DevTools protocol and the standard library alone."""
+"""A page in headless Chromium, spoken to over pipes in the DevTools protocol with the standard library."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _FLAGS = (
 
 
 class Browser:
-    """One tab. ``with Browser() as page: page.open(file)``; what the page complains of is in ``complaints``."""
+    """One tab: ``with Browser() as page: page.open(file)``. ``complaints`` has what its console says."""
 
     def __init__(self, width: int = 1280, height: int = 800, *, dark: bool = False) -> None:
         self.complaints: list[str] = []
@@ -133,15 +133,18 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Presses the mouse button in the middle of the first such element, which is scrolled into view."""
-        middle = self.run(
-            f"""(() => {{
-              const element = document.querySelector({json.dumps(selector)});
-              element.scrollIntoView({{ block: "center", inline: "center" }});
-              const box = element.getBoundingClientRect();
-              return [box.left + box.width / 2, box.top + box.height / 2];
-            }})()"""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{element}.scrollIntoView({{ block: 'center', inline: 'center' }})")
+        left, top, width, height = self.box(selector)
+        self.click_at(left + width / 2, top + height / 2)
+
+    def box(self, selector: str) -> tuple[float, float, float, float]:
+        """Left, top, width and height of the first such element in the window."""
+        rectangle = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        left, top, width, height = self.run(
+            f"(({{ x, y, width, height }}) => [x, y, width, height])({rectangle})"
         )
-        self.click_at(*middle)
+        return left, top, width, height
 
     def click_at(self, x: float, y: float) -> None:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
@@ -167,7 +170,11 @@ class Browser:
 
     def resize(self, width: int, height: int) -> None:
         self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         self.wait_for_drawing()
 
