@@ -254,6 +254,7 @@ py::list list_tensor_nodes(const Module& module, const std::string& method) {
     entry["module"] = node.path;
     entry["source"] = node.line;
     entry["kernel"] = node.kernel;
+    entry["attributes"] = node.attributes;
     entry["params"] = node.params;
     entry["producers"] = node.producers;
     nodes.append(entry);

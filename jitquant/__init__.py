@@ -4,7 +4,7 @@ from jitquant._compatibility import check_torch_version
 
 check_torch_version()  # before the extension is loaded: with another torch that would fail without a reason
 
-from jitquant import native  # noqa: E402
+from jitquant import native, numeric_suite  # noqa: E402
 from jitquant.api import convert_jit, fuse_conv_bn_jit, prepare_jit, quantize_jit  # noqa: E402
 from jitquant.check import Finding, Fit, check  # noqa: E402
 from jitquant.dynamic import convert_dynamic_jit, prepare_dynamic_jit, quantize_dynamic_jit  # noqa: E402
@@ -79,6 +79,7 @@ __all__ = [
     "load_statistics",
     "merge_statistics",
     "native",
+    "numeric_suite",
     "per_channel_dynamic_qconfig",
     "prepare_dynamic_jit",
     "prepare_jit",

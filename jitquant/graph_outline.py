@@ -31,8 +31,8 @@ def outline_graph(
 
     Args:
         graph: inlined. It is not changed.
-        ops_of: the indices of the model's ops that a node computes. Nodes are named as by ``Watched``: by their
-            place among those that make tensors, in program order.
+        ops_of: the indices of the model's ops that a node computes. Nodes are named as ``Watched`` does, by
+            their place among those that make tensors, in program order.
 
     Returns:
         The nodes, and where in that list each of the named ones is.
@@ -78,7 +78,7 @@ class _Outline:
         self._give(list(node.outputs()), taken)
 
     def _add_control_flow(self, node: torch.Node) -> None:
-        """What a loop carries comes from before it; what goes round is left out, or the graph had no order."""
+        """What a loop carries comes from before it; what goes round is left out, or there were no order."""
         is_loop = node.kind() == "prim::Loop"
         carried = list(node.inputs())[2:] if is_loop else []
         given: list[set[int]] = [set(self._taken([value])) for value in carried]

@@ -1,7 +1,7 @@
 """Histograms of float and quantized values over one another, in memory that does not grow with the data.
 
-The first batch fixes the grid. Where a quantizer is known its bins are whole steps wide and have the values that
-integers stand for in their middles, or a bin of one and a half steps would hold now one of them and now two.
+The first batch fixes the grid. Where a quantizer is known its bins are whole steps wide, and begin between
+two values that integers stand for: a bin of one and a half steps would hold now one of them and now two.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Range:
             return int(torch.count_nonzero(below) + torch.count_nonzero(above))
         shape = [1] * values.dim()
         shape[self.axis] = -1
-        half = (self.scales / 2).view(shape)
-        low, high = self.lows.view(shape) - half, self.highs.view(shape) + half
-        return int(((values < low) | (values > high)).sum())
+        halves = (self.scales / 2).view(shape)
+        lows, highs = self.lows.view(shape) - halves, self.highs.view(shape) + halves
+        return int(((values < lows) | (values > highs)).sum())
 
 
 def range_of(tensor: Tensor) -> Range | None:
@@ -79,7 +79,7 @@ class _Grid:
     bins: int
 
     def count(self, values: Tensor) -> Tensor:
-        """How many values are in each bin; the first count is of those below the grid, the last of those above."""
+        """How many values are in each bin; the first count is of those below, the last of those above."""
         places = values.sub(self.first).mul_(1 / self.width).add_(1.0).clamp_(0, self.bins + 1)
         return torch.bincount(places.to(torch.int32).flatten(), minlength=self.bins + 2)
 

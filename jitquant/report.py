@@ -31,7 +31,7 @@ def report(
 ) -> Path:
     """Writes a page that shows what quantization did: one HTML file that needs nothing else.
 
-    On it are the signal-to-quantization-noise ratio along the network, the values and the weight of each op as
+    It shows the signal-to-quantization-noise ratio along the network, the values and the weight of each op as
     histograms with the ranges that were chosen, what stayed float and why, size and time of each op, and both
     graphs around any of them. Neither model is changed.
 

@@ -26,7 +26,7 @@ class HistogramData:
         steps: how many integers there are.
         channels: how many ranges; 1 for all values together.
         clipped: the part of the float values outside of the range, from 0 to 1.
-        sqnr: in dB, of quantized against float values; None where one of them is all zeros, or they are equal.
+        sqnr: in dB, of quantized against float values; None where they are equal, or the float ones zeros.
         equal: whether they are equal in every bit.
     """
 
@@ -53,16 +53,16 @@ class HistogramData:
 
 @dataclass(frozen=True)
 class OpData:
-    """One op of the model as it was before quantization: a row of `jitquant.summarize`, and what was measured.
+    """One op of the model as it was before quantization: a row of ``summarize``, and what was measured.
 
     Attributes:
         key: its unique name in the model.
         method, module, source, op, becomes, reason: as in ``jitquant.OpSummary``.
-        part_of: the index of the op that gives the value of the integer op that this one is inside of; None
-            where that is this op itself.
+        part_of: the index of the op whose value the integer op gives that this one is inside of; None where
+            that is this op itself.
         sqnr, equal: as in ``HistogramData``, of what it gives; None and False where it is inside of another.
         float_bytes, bytes: what its weight takes as float32, and as it is now.
-        float_us, us: µs of one call in the float model, and in the quantized one; None where that is not known.
+        float_us, us: µs in one call of the float model and of the quantized one; None where not known.
         float_node, node: its places in the two graphs; None where it has none of its own.
         activation: what it gives; None where there is nothing to compare.
         weights: names and values; a recurrent layer has several.
@@ -110,7 +110,7 @@ class GraphNode:
 
 @dataclass(frozen=True)
 class TimeData:
-    """Time of the quantized model that belongs to no op of the float one: quantize, dequantize, between ops."""
+    """Time of the quantized model that belongs to no op of the float one: to quantize, between ops."""
 
     what: str
     calls: int

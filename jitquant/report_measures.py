@@ -1,4 +1,4 @@
-"""What a report says of a float model and its quantized twin: values, times and sizes of each op, and both graphs."""
+"""What a report says of a float model and its quantized twin: values, times, sizes and both graphs."""
 
 from __future__ import annotations
 

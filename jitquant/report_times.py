@@ -65,7 +65,7 @@ def profile_places(module: torch.jit.ScriptModule, inputs: tuple[Any, ...], runs
     measured = _C.profile(work, inputs, runs)
     ops = [node["op"] for node in _C.tensor_nodes(module._c, "forward")]
     rows = measured["ops"]
-    # An op that makes tensors has clocks wherever it stands, or nowhere; so the order of those that do is one.
+    # An op that makes tensors has clocks wherever it stands, or nowhere: both lists have these in one order.
     timed = {row["op"] for row in rows}
     places = iter([place for place, op in enumerate(ops) if op in timed])
     by_place: dict[int, float] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from jitquant.numeric_suite.float_weights import FloatWeight, float_weights
 from jitquant.numeric_suite.graphs import Graph, Node
 from jitquant.numeric_suite.names import names_of
-from jitquant.numeric_suite.packed import held_weights, like, rows_of
+from jitquant.numeric_suite.packed import held_weights, like, name_of, rows_of
 from jitquant.numeric_suite.smoothing import Smoothing, find_smoothing
 from jitquant.watch import final_places, float_twin, twin_places, watched_ops
 
@@ -67,6 +67,10 @@ class Matched:
                 found[op.index] = firsts.pop(op.group)
         return found
 
+    def with_several_results(self) -> list[int]:
+        """The ops that give several tensors, of which the first is their value."""
+        return [op.index for op in self.ops if self._twin_node(op.index).outputsSize() > 1]
+
     def weights(self, index: int) -> Iterator[WeightPair]:
         """The weights of an op of which something is left."""
         floats = self._float_weights(index) if index in self._places else []
@@ -85,15 +89,22 @@ class Matched:
         graph, twin = self._graphs[method], self._twin_graphs[method]
         return find_smoothing(graph, self._node(index), twin, self._twin_node(index))
 
+    def input_params(self, index: int) -> tuple[float, int] | None:
+        """Scale and zero point of what an op takes first, where the op itself says them."""
+        node, graph = self._node(index), self._graphs[self.ops[index].method]
+        if not node.kind().startswith("onednn::"):
+            return None
+        return graph.static(node.namedInput("x_scale")), graph.static(node.namedInput("x_zero_point"))
+
     @cached_property
     def divisors(self) -> dict[int, Tensor]:
-        """For each op whose value in the integer model is divided by factors, one for each last channel, these."""
+        """For each layer norm whose value in the integer model is divided by factors, these, one for each channel."""
         found = {}
-        by_node = {id(self._node(index)): index for index in self._places}
+        by_node = {name_of(self._node(index)): index for index in self._places}
         for op in self.ops:
             smoothing = self.smoothing(op.index)
-            if smoothing is not None and smoothing.node is not None:
-                found[by_node[id(smoothing.node)]] = smoothing.factors
+            if smoothing is not None and smoothing.norm is not None:
+                found[by_node[name_of(smoothing.norm)]] = smoothing.factors
         return found
 
     def _float_weights(self, index: int) -> list[FloatWeight]:

@@ -23,6 +23,8 @@ _CONVERSIONS = {
     "aten::quantize_per_tensor",
     "jitquant::dequantize",
 }
+# Kernels that multiply with factors before they round, and the place of these among their tensors.
+_KERNELS = {"jitquant::linear": 3, "jitquant::quantize": 0}
 _NORMS = {"aten::layer_norm", "quantized::layer_norm", "jitquant::layer_norm"}
 
 
@@ -33,12 +35,14 @@ class Smoothing:
     Attributes:
         factors: by what each channel of the input is divided, and each column of the weight multiplied;
             float32, shape [channels].
-        node: the op of the integer graph that gives its value so divided; None where the division stands
-            between that op and the linear.
+        norm: the layer norm of the integer graph that gives its value so divided; None where the division stands
+            behind the op that gives the value.
+        is_undone: whether ``Watched`` shows the values as they were before, as it does where a kernel divides.
     """
 
     factors: Tensor
-    node: Node | None
+    norm: Node | None = None
+    is_undone: bool = False
 
 
 def find_smoothing(graph: Graph, linear: Node, twin: Graph, twin_linear: Node) -> Smoothing | None:
@@ -47,12 +51,10 @@ def find_smoothing(graph: Graph, linear: Node, twin: Graph, twin_linear: Node) -
     while node.kind() in _CONVERSIONS or (node.kind() == "jitquant::quantize" and not _tensors(graph, node)):
         node = node.inputsAt(0).node()
     if node.kind() == "aten::multiply":
-        return _smoothing(graph.static(node.inputsAt(1)), None)
-    if node.kind() == "jitquant::quantize":
-        return _smoothing(_tensors(graph, node)[0], None)
-    if node.kind().startswith("jitquant::linear"):
-        tensors = _tensors(graph, node)
-        return _smoothing(tensors[3], node) if len(tensors) > 3 else None
+        return Smoothing(1 / graph.static(node.inputsAt(1)).flatten())
+    if node.kind() in _KERNELS:
+        tensors, place = _tensors(graph, node), _KERNELS[node.kind()]
+        return Smoothing(1 / tensors[place].flatten(), is_undone=True) if len(tensors) > place else None
     if node.kind() in _NORMS:
         return _of_norm(graph, node, twin, twin_linear.namedInput("input").node())
     return None
@@ -61,10 +63,6 @@ def find_smoothing(graph: Graph, linear: Node, twin: Graph, twin_linear: Node) -
 def _tensors(graph: Graph, node: Node) -> list[Tensor]:
     """Those of the kernel that a node of the native target runs."""
     return kernel_state(graph, list(node.inputs())[-1])[1]
-
-
-def _smoothing(inverse: Tensor, node: Node | None) -> Smoothing:
-    return Smoothing(1 / inverse.flatten(), node)
 
 
 def _of_norm(graph: Graph, norm: Node, twin: Graph, twin_norm: Node) -> Smoothing | None:

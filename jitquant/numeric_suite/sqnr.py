@@ -31,6 +31,8 @@ def compute_error(x: Tensor | Sequence[Any], y: Tensor | Sequence[Any]) -> Tenso
             f"compute_error: the sizes differ, {_sizes(signals)} and {_sizes(others)}; "
             "compare what both models gave for the same data"
         )
+    if not signals:
+        raise QuantizationError("compute_error: there is nothing to compare; the lists are empty")
     signal = torch.stack([_norm(each) for each in signals])
     noise = torch.stack([_norm(one - other) for one, other in zip(signals, others, strict=True)])
     return 20 * torch.log10(_norm(signal) / _norm(noise))

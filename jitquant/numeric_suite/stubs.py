@@ -1,0 +1,192 @@
+"""Float shadows: beside each quantized module runs the float one, on the input of the quantized one."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jitquant.checks import check_script_module
+from jitquant.numeric_suite.attached import attach
+from jitquant.numeric_suite.blocks import Borders, Entry, blocks_at
+from jitquant.numeric_suite.calls import call, own
+from jitquant.numeric_suite.loggers import (
+    Logger,
+    LoggerClass,
+    ShadowLogger,
+    as_float,
+    check_logger_class,
+)
+from jitquant.numeric_suite.matched import Matched
+from jitquant.numeric_suite.origins import origins_of
+from jitquant.numeric_suite.selection import ModuleKind, chosen_modules
+from jitquant.watch import Watched
+
+
+def compare_model_stub(
+    float_model: torch.jit.ScriptModule,
+    q_model: torch.jit.ScriptModule,
+    module_swap_list: Iterable[ModuleKind],
+    *data: Any,
+    logger_cls: LoggerClass = ShadowLogger,
+) -> dict[str, dict[str, Any]]:
+    """Runs the quantized model, and beside each module of the list its float one on the same input.
+
+    The models stay what they are. For data in batches see ``prepare_model_with_stubs``.
+
+    Args:
+        data: what forward takes, one argument after the other.
+        float_model, q_model, module_swap_list, logger_cls: as for ``prepare_model_with_stubs``.
+
+    Returns:
+        For each module, as ``layer1.0.stats``, the logger's ``stats``: of a ``ShadowLogger`` a dict with ``'float'``
+        and ``'quantized'``, lists of tensors.
+
+    Raises:
+        QuantizationError: as ``prepare_model_with_stubs`` does, and where forward does not take the data.
+    """
+    shadows = _Shadows(float_model, q_model, module_swap_list, logger_cls, "compare_model_stub")
+    shadows.run(*data)
+    return {f"{name}.stats": logger.stats for name, logger in shadows.loggers.items()}
+
+
+def prepare_model_with_stubs(
+    float_module: torch.jit.ScriptModule,
+    q_module: torch.jit.ScriptModule,
+    module_swap_list: Iterable[ModuleKind],
+    logger_cls: LoggerClass = ShadowLogger,
+) -> None:
+    """Attaches float shadows to the quantized model: call it on each batch, then ``get_logger_dict(q_module)``.
+
+    The float code of a whole module, a ``BasicBlock`` with all in it, runs on what enters the quantized one,
+    dequantized, and gives what the logger sees beside the quantized result: the error of this module alone, and
+    none of those before it. Where an op of the module is fused with ops behind it, those belong to
+    it, a relu behind a linear. Of modules that give several tensors the last one is compared. Modules in which
+    all stays float have no shadow.
+
+    Calls of the quantized model run a copy with the shadows, without gradients; what ``torch.jit.save`` writes is
+    the model as it was. To prepare once more begins anew.
+
+    Args:
+        float_module: the model that `q_module` was made of, scripted, traced or loaded.
+        q_module: what ``quantize_jit``, ``convert_jit`` or their dynamic counterparts returned, for either
+            target, or such a file loaded.
+        module_swap_list: module classes (``torch.nn.Linear``, one of the user's own), names of classes
+            (``"BasicBlock"``, for models loaded from files), and paths (``"layer1.0"``). What is inside another
+            module of the list is part of that one.
+        logger_cls: a class of loggers that take pairs; see ``Logger``.
+
+    Raises:
+        QuantizationError: for an eager module, a quantized model that jitquant did not make, one made with
+            ``debug``, one that was not made of `float_module`; for a wrong `logger_cls`, and for what is in the
+            list and not in the model.
+    """
+    shadows = _Shadows(float_module, q_module, module_swap_list, logger_cls, "prepare_model_with_stubs")
+    attach(q_module, shadows.run, shadows.loggers)
+
+
+class _Shadows:
+    """The blocks with their loggers, and how the two models run."""
+
+    def __init__(
+        self,
+        float_model: torch.jit.ScriptModule,
+        quantized: torch.jit.ScriptModule,
+        module_swap_list: Iterable[ModuleKind],
+        logger_cls: LoggerClass,
+        caller: str,
+    ) -> None:
+        check_script_module(float_model, caller)
+        check_script_module(quantized, caller)
+        check_logger_class(logger_cls, caller, values=(2,))
+        self._caller = caller
+        self._matched = Matched(float_model, quantized, caller)
+        paths = chosen_modules(float_model, module_swap_list, caller, "module_swap_list")
+        blocks = blocks_at(self._matched.ops, paths)
+        producers = Watched(self._matched.twin, quantized, outputs=()).producers
+        origins = origins_of(quantized, caller)
+        borders = Borders(self._matched.ops, producers, origins, self._matched.with_several_results())
+        self._exits = {i: block.name for block in blocks for i in borders.exits(block)}
+        self._entries = [entry for block in blocks for entry in borders.entries(block)]
+        self._watch(quantized)
+        self.loggers: dict[str, Logger] = {block.name: logger_cls() for block in blocks}
+
+    def _watch(self, quantized: torch.jit.ScriptModule) -> None:
+        producers = {entry.producer for entry in self._entries if entry.result < 0}
+        self._quantized = Watched(
+            quantized,
+            outputs=self._exits.keys() | producers,
+            inputs={entry.result for entry in self._entries if entry.result >= 0},
+        )
+        self._float = Watched(
+            self._matched.twin,
+            quantized,
+            outputs=self._exits,
+            substitutes={entry.op for entry in self._entries},
+        )
+
+    def run(self, *data: Any) -> Any:
+        """One call: of the quantized model first, which is listened to, then of the float one on its inputs."""
+        entering: dict[tuple[int, int], deque[Tensor]] = defaultdict(deque)
+        left: dict[int, list[Tensor]] = defaultdict(list)
+        last: dict[str, int] = {}  # a way out may lie in a branch that is not taken
+
+        def see_inputs(result: int, values: list[Tensor]) -> None:
+            for entry in self._entries:
+                if entry.result == result:
+                    entering[entry.op, entry.slot].append(self._input(entry, values[entry.position]))
+
+        def see_output(index: int, value: Tensor) -> None:
+            for entry in self._entries:
+                if entry.result < 0 and entry.producer == index:
+                    entering[entry.op, entry.slot].append(as_float(self._output(index, value)))
+            if index in self._exits:
+                left[index].append(self._output(index, value))
+                last[self._exits[index]] = index
+
+        result = call(self._quantized, data, self._caller, on_output=see_output, on_inputs=see_inputs)
+        shadows = self._run_float(data, entering, set(last.values()))
+        for name, index in last.items():
+            for x, y in zip(left[index], shadows[index], strict=True):
+                self.loggers[name](x, y)
+        return result
+
+    def _run_float(
+        self, data: tuple[Any, ...], entering: dict[tuple[int, int], deque[Tensor]], results: set[int]
+    ) -> dict[int, list[Tensor]]:
+        """What the shadows give at these ops."""
+        found: dict[int, list[Tensor]] = defaultdict(list)
+
+        def replace(op: int, slot: int, value: Tensor) -> Tensor | None:
+            waiting = entering.get((op, slot))
+            if not waiting or waiting[0].shape != value.shape:
+                return None
+            # What comes from outside of a loop is given once, and taken more often.
+            return waiting.popleft() if len(waiting) > 1 else waiting[0]
+
+        def see(index: int, value: Tensor) -> None:
+            if index in results:
+                found[index].append(own(value))
+
+        call(self._float, data, self._caller, on_output=see, substitute=replace)
+        return found
+
+    def _input(self, entry: Entry, value: Tensor) -> Tensor:
+        """What the float op takes in the place of what the integer one took."""
+        value = own(value)
+        if value.dtype in (torch.uint8, torch.int8):
+            params = self._matched.input_params(entry.result) if entry.position == 0 else None
+            if params is not None:
+                value = torch._make_per_tensor_quantized_tensor(value, *params)
+        if not value.is_quantized and not value.is_floating_point():
+            return value
+        smoothing = self._matched.smoothing(entry.op) if entry.slot == 0 else None
+        factors = 1 if smoothing is None or smoothing.is_undone else smoothing.factors
+        return as_float(value) * factors
+
+    def _output(self, index: int, value: Tensor) -> Tensor:
+        divisors = self._matched.divisors.get(index)
+        return own(value) if divisors is None else as_float(value) * divisors
