@@ -79,8 +79,9 @@ class _Side:
         rows_of = {place: [rows[index] for index in indices] for place, indices in members.items()}
         graph, self.positions = outline_graph(model._c._get_method(_METHOD).graph, rows_of)
         for place, indices in members.items():  # a file has lost the paths of its nodes
-            position = self.positions[place]
-            graph[position] = replace(graph[position], module=matched.ops[indices[0]].module)
+            if place in self.positions:
+                position = self.positions[place]
+                graph[position] = replace(graph[position], module=matched.ops[indices[0]].module)
         self.graph = graph
         self.times = times
 

@@ -6,12 +6,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from jitquant.graph_outline import places_with_tensors
 from jitquant.numeric_suite.calls import call, own
 from jitquant.numeric_suite.matched import Matched
 from jitquant.pair_histogram import PairHistogram, sqnr_of
-from jitquant.watch import Watched
+from jitquant.watch import Watched, final_places, twin_places
 
 HELD_BYTES = 1 << 28  # of float values, until the quantized ones of the same batch are there
 
@@ -57,7 +59,10 @@ def compare_values(matched: Matched, batches: Iterator[tuple[Any, ...]], caller:
 
 def _parts(matched: Matched, inputs: tuple[Any, ...], caller: str) -> list[list[int]]:
     """The ops whose values both models give, in groups that are held together."""
-    results = [op.index for op in matched.ops if op.is_result and op.method == "forward"]
+    results = sorted(
+        _seen(matched.twin, twin_places(matched.twin, matched.quantized), matched)
+        & _seen(matched.quantized, final_places(matched.quantized), matched)
+    )
     sizes: dict[int, int] = dict.fromkeys(results, 0)
 
     def measure(index: int, value: Tensor) -> None:
@@ -73,6 +78,13 @@ def _parts(matched: Matched, inputs: tuple[Any, ...], caller: str) -> list[list[
         parts[-1].append(index)
         held += sizes[index]
     return parts
+
+
+def _seen(model: torch.jit.ScriptModule, places: Mapping[int, Any], matched: Matched) -> set[int]:
+    """The ops of forward whose values a model gives as tensors."""
+    seen = places_with_tensors(model._c._get_method("forward").graph)
+    results = {op.index for op in matched.ops if op.is_result and op.method == "forward"}
+    return {index for index in results if places[index].node in seen}
 
 
 def _run_part(
