@@ -239,5 +239,5 @@ def _preset_of(facts: Mapping[str, Any]) -> str:
     switches = facts.get("accuracy", {})
     for name, methods in PRESETS.items():
         if vars(methods) == switches:
-            return repr(name)
+            return name
     return ", ".join(name for name, is_on in switches.items() if is_on) or "none"

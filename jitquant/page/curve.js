@@ -32,7 +32,7 @@ class Curve {
     this.bottom = this.height - 12;
     this.measure();
     const svg = draw("svg", { width: this.width, height: this.height, "aria-hidden": "true" });
-    svg.append(...this.bands(), ...this.grid(), ...this.run(), ...this.points(), ...this.output(), ...this.mark());
+    svg.append(...this.bands(), ...this.grid(), ...this.output(), ...this.run(), ...this.points(), ...this.mark());
     this.box.replaceChildren(svg);
     this.moveMark();
   }

@@ -65,13 +65,14 @@ class Page {
 
   describe(op) {
     const isPart = op.part_of !== null;
-    byId("op-title").textContent = plain(op.op);
-    byId("op-path").textContent = op.module || "the model itself";
+    byId("op-title").textContent = byId("op-title").title = plain(op.op);
+    byId("op-path").replaceChildren(make("bdi", {}, op.module || "the model itself"));
+    byId("op-path").title = op.module;
     const kind = byId("op-kind");
     kind.textContent = op.reason ? "float" : "integer";
     kind.classList.toggle("float", Boolean(op.reason));
     byId("op-facts").replaceChildren(...factsOf(op, this.data.ops).map(factElement));
-    byId("op-remark").textContent = remarkOn(op, this.data.ops);
+    byId("op-remark").textContent = byId("op-remark").title = remarkOn(op, this.data.ops);
     const words = isPart ? "inside of another op" : decibels(op);
     byId("announcement").textContent = `${plain(op.op)} ${op.module}, ${op.reason ? "float" : "integer"}, ${words}`;
   }
