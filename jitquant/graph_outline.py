@@ -43,7 +43,7 @@ def outline_graph(
 
 
 def places_with_tensors(graph: torch.Graph) -> set[int]:
-    """The nodes, named as above, that give tensors, or a list that is taken apart at once: no list that grows."""
+    """The nodes, named as above, that give tensors, or a list that is taken apart: no list that grows."""
     nodes = [node for node in _walk(graph) if _makes_tensors(node)]
     return {place for place, node in enumerate(nodes) if any(map(_can_be_seen, node.outputs()))}
 
