@@ -323,6 +323,38 @@ def test_dynamic_models(target: str) -> None:
     assert ("accuracy", "dynamic") in data.facts
 
 
+class Turns(nn.Module):
+    """A linear in a loop whose results go into a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, states = torch.zeros(4), []
+        for i in range(x.size(0)):
+            state = self.linear(x[i] + state)
+            states.append(state)
+        return torch.stack(states)
+
+
+def test_loops(target: str) -> None:
+    """Test that all turns of a loop count, that lists are passed over, and that both graphs have an order."""
+    model = torch.jit.script(Turns().eval())
+    x = torch.randn(6, 4)
+    quantized = jitquant.quantize_jit(model, WHOLE, lambda m: m(x), [], target=target)
+    data = measured(model, quantized, x)
+    rows = {op.op: op for op in data.ops}
+    turns, stacked = rows["aten::linear"].activation, rows["aten::stack"].activation
+    assert turns is not None
+    assert stacked is not None
+    assert (turns.lowest, turns.highest) == (stacked.lowest, stacked.highest)
+    assert rows["aten::append"].activation is None
+    assert rows["aten::append"].float_node is None
+    assert rows["aten::stack"].float_node is not None
+    assert rows["aten::linear"].float_node in data.float_graph[rows["aten::stack"].float_node].inputs
+
+
 def test_neither_model_is_changed() -> None:
     model, quantized = pair()
     before = [model(IMAGES[0]), quantized(IMAGES[0]), str(model.graph), str(quantized.graph)]
