@@ -71,7 +71,7 @@ def range_of(tensor: Tensor) -> Range | None:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Bins of one width. Those from `margin` on are a quantizer's range, of `steps_to_a_bin` integers each."""
+    """Bins of one width. Those from `margin` on are a quantizer's range, of `steps_to_a_bin` values each."""
 
     first: float
     width: float

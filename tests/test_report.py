@@ -551,6 +551,7 @@ def test_a_click_on_a_row_changes_histograms_and_graphs(page: Browser, small: Re
     assert page.text("#op-path") == "body.0"
     assert "What relu behind it gives" in page.text("#activation figcaption")
     assert page.text("#float-graph .node.chosen .op-name") == "conv2d"
+    assert "time of all 2" in page.text("#op-facts")
     page.click('#table tr[data-op="2"]')
     assert page.text("#op-path") == "next"
     assert page.run("document.querySelector('#weight .area').getAttribute('points')") != weight

@@ -22,7 +22,7 @@ class Page {
     const op = this.data.ops[index];
     this.curve.select(index);
     this.table.select(index);
-    this.describe(op);
+    this.describe(op, index);
     const given = this.data.ops[op.part_of ?? index];
     const name = given === op ? "What it gives" : `What ${plain(given.op)} behind it gives`;
     this.activation.show([[name, given.activation]], given.no_activation);
@@ -63,7 +63,7 @@ class Page {
     return known.length ? known.reduce((a, b) => (b.sqnr < a.sqnr ? b : a)).index : 0;
   }
 
-  describe(op) {
+  describe(op, index) {
     const isPart = op.part_of !== null;
     byId("op-title").textContent = byId("op-title").title = plain(op.op);
     byId("op-path").replaceChildren(make("bdi", {}, op.module || "the model itself"));
@@ -71,7 +71,7 @@ class Page {
     const kind = byId("op-kind");
     kind.textContent = op.reason ? "float" : "integer";
     kind.classList.toggle("float", Boolean(op.reason));
-    byId("op-facts").replaceChildren(...factsOf(op, this.data.ops).map(factElement));
+    byId("op-facts").replaceChildren(...factsOf(op, this.data.ops, this.sameNode(index)).map(factElement));
     byId("op-remark").textContent = byId("op-remark").title = remarkOn(op, this.data.ops);
     const words = isPart ? "inside of another op" : decibels(op);
     byId("announcement").textContent = `${plain(op.op)} ${op.module}, ${op.reason ? "float" : "integer"}, ${words}`;
@@ -164,13 +164,15 @@ function pressedIn(selector) {
   return document.querySelector(`${selector}[aria-pressed="true"]`);
 }
 
-function factsOf(op, ops) {
+/** Times are those of all ops that one integer op computes, in float and now. */
+function factsOf(op, ops, same) {
   const behind = op.part_of === null ? null : ops[op.part_of];
-  const times = [op.float_us, (behind ?? op).us].map((us) => microseconds(us) || "–").join(" → ");
+  const float = same.reduce((sum, other) => sum + (ops[other].float_us ?? 0), 0) || null;
+  const times = [float, (behind ?? op).us].map((us) => microseconds(us) || "–").join(" → ");
   return [
     ["becomes", op.becomes || "–"],
     behind ? ["SQNR, behind it", decibels(behind) || "–"] : ["SQNR", decibels(op) || "–"],
-    [behind ? "time, float → whole" : "time, float → now", times],
+    [same.length > 1 ? `time of all ${same.length}, float → now` : "time, float → now", times],
     ["weight, float → now", op.float_bytes ? `${bytes(op.float_bytes)} → ${bytes(op.bytes)}` : "none"],
     ["source", op.source || "not known"],
   ];
