@@ -172,7 +172,7 @@ function factsOf(op, ops, same) {
   return [
     ["becomes", op.becomes || "–"],
     behind ? ["SQNR, behind it", decibels(behind) || "–"] : ["SQNR", decibels(op) || "–"],
-    [same.length > 1 ? `time of all ${same.length}, float → now` : "time, float → now", times],
+    [same.length > 1 ? `time of all ${same.length}` : "time, float → now", times],
     ["weight, float → now", op.float_bytes ? `${bytes(op.float_bytes)} → ${bytes(op.bytes)}` : "none"],
     ["source", op.source || "not known"],
   ];
