@@ -130,7 +130,7 @@ class BuildWithInfo(BuildExtension):  # type: ignore[misc]
 
 
 setup(
-    packages=["jitquant", "jitquant.numeric_suite"],
+    packages=["jitquant", "jitquant.exact", "jitquant.numeric_suite"],
     package_data={"jitquant": ["page/*"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildWithInfo},

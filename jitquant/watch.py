@@ -83,9 +83,16 @@ class _Slot:
     slot: int
 
 
-def write_places(module: torch.jit.ScriptModule, methods: Sequence[str]) -> None:
-    """Takes the numbers of ops off the final graphs, and writes into the module where each was found."""
-    places = {method: _C.take_places(module._c, method) for method in methods}
+Places = dict[str, dict[int, tuple[int, int]]]  # by method and number: a node and its output
+
+
+def take_places(module: torch.jit.ScriptModule, methods: Sequence[str]) -> Places:
+    """Takes the numbers of ops off the graphs, and says where each was found."""
+    return {method: _C.take_places(module._c, method) for method in methods}
+
+
+def write_places(module: torch.jit.ScriptModule, places: Places) -> None:
+    """Writes into the module where the value of each op is."""
     _C.set_string(module._c, ATTRIBUTE, json.dumps(places))
 
 

@@ -4,13 +4,14 @@ Weights of every kind are in test_compare_weights.py.
 """
 
 import copy
+import functools
 import gc
 import math
 import subprocess
 import sys
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_outputs_of_a_static_model(static: Static) -> None:
 
 
 def test_outputs_of_several_batches(static: Static) -> None:
-    """Test prepare_model_outputs: each logger has an entry for each batch, the one that a single call gives."""
+    """Test prepare_model_outputs: a logger has an entry for each batch, the one that a single call gives."""
     ns.prepare_model_outputs(static.float, static.quantized)
     results = [(static.float(image), static.quantized(image)) for image in static.images]
     outputs = ns.get_matching_activations(static.float, static.quantized)
@@ -306,6 +307,16 @@ def test_outputs_of_a_dynamic_model(dynamic: Dynamic) -> None:
     torch.testing.assert_close(outputs["rnn.stats"]["float"][0], expected)
 
 
+def test_ways_that_are_not_taken_are_left_out(dynamic: Dynamic) -> None:
+    """Test that only ops that ran are compared: an LSTM has a branch for single sequences."""
+    compare = functools.partial(ns.compare_model_outputs, dynamic.float, dynamic.quantized, *dynamic.inputs)
+    keys = compare().keys()
+    assert compare(logger_cls=ns.ShadowLogger).keys() == keys
+    statistics = compare(logger_cls=ns.StatisticsLogger)
+    assert statistics.keys() == keys
+    assert all("sqnr" in stats for stats in statistics.values())
+
+
 def test_stubs_of_a_dynamic_model(dynamic: Dynamic) -> None:
     """Test that the LSTM and the linear have shadows, each on the input of the quantized one."""
     stubs = ns.compare_model_stub(dynamic.float, dynamic.quantized, [nn.Linear, nn.LSTM], *dynamic.inputs)
@@ -315,3 +326,404 @@ def test_stubs_of_a_dynamic_model(dynamic: Dynamic) -> None:
     entering = stubs["rnn.stats"]["quantized"][0]
     with torch.no_grad():
         torch.testing.assert_close(stubs["decoder.stats"]["float"][0], dynamic.network.decoder(entering))
+
+
+# ------------------------------------------------------------------------------------------------------
+# What the tutorial does not show
+# ------------------------------------------------------------------------------------------------------
+class Small(nn.Module):
+    """A convolution with a relu, two linears of one input, and a linear that runs in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+        self.again = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, times: int) -> Tensor:
+        x = torch.relu(self.conv(x)).mean((2, 3))
+        x = self.first(x) + self.second(x)
+        for _ in range(times):
+            x = self.again(x)
+        return x
+
+
+BATCHES = [(torch.linspace(-1, 1, 2 * 3 * 36).reshape(2, 3, 6, 6) * scale, 3) for scale in (1.0, 0.5, 0.25)]
+
+
+@functools.cache
+def refused_pair() -> tuple[torch.jit.ScriptModule, Any]:
+    """For what is refused before anything is attached."""
+    return small("quantized")
+
+
+def small(target: str, network: nn.Module | None = None) -> tuple[torch.jit.ScriptModule, Any]:
+    model = torch.jit.script((network or Small()).eval())
+    quantized = jitquant.quantize_jit(
+        model,
+        {"": jitquant.get_default_qconfig()},
+        lambda model: [model(*batch) for batch in BATCHES],
+        [],
+        target=target,
+    )
+    return model, quantized
+
+
+def test_error_in_decibels() -> None:
+    """Test compute_error against the formula, for lists, for quantized tensors, and without an error."""
+    x = torch.tensor([3.0, 4.0])
+    assert decibels(x, torch.tensor([3.0, 4.5])) == pytest.approx(20)
+    assert decibels([x, x], (x, torch.tensor([3.0, 4.5]))) == pytest.approx(10 * math.log10(50 / 0.25))
+    assert decibels(x, x) == math.inf
+    assert decibels(x, torch.quantize_per_tensor(x, 1.0, 0, torch.quint8)) == math.inf
+    with pytest.raises(
+        QuantizationError, match=r"compute_error: the sizes differ, 2 and 3; compare what both"
+    ):
+        ns.compute_error(x, torch.zeros(3))
+    with pytest.raises(QuantizationError, match="compute_error: there is nothing to compare"):
+        ns.compute_error([], [])
+    with pytest.raises(QuantizationError, match="compute_error: str is no tensor"):
+        ns.compute_error(x, "y")
+
+
+def test_each_round_of_a_loop_is_seen(target: str) -> None:
+    """Test that a linear in a loop has an entry for each round, in both models and with its shadow."""
+    network = Small()
+    model, quantized = small(target, network)
+    outputs = ns.compare_model_outputs(model, quantized, *BATCHES[0])
+    assert [len(outputs["again.stats"][side]) for side in ("float", "quantized")] == [3, 3]
+    stubs = ns.compare_model_stub(model, quantized, ["again"], *BATCHES[0])["again.stats"]
+    assert len(stubs["float"]) == len(stubs["quantized"]) == 3
+    with torch.no_grad():
+        for i in range(1, 3):
+            expected = network.again(plain(stubs["quantized"][i - 1]))
+            torch.testing.assert_close(stubs["float"][i], expected, rtol=1e-2, atol=1e-2)
+            assert decibels(stubs["float"][i], stubs["quantized"][i]) > 30
+
+
+def test_a_relu_belongs_to_the_convolution_before_it(target: str) -> None:
+    """Test that fused ops are compared as one, under the name of the first."""
+    network = Small()
+    model, quantized = small(target, network)
+    image = BATCHES[0][0]
+    outputs = ns.compare_model_outputs(model, quantized, *BATCHES[0])
+    assert "relu.stats" not in outputs
+    with torch.no_grad():
+        torch.testing.assert_close(outputs["conv.stats"]["float"][0], torch.relu(network.conv(image)))
+    stubs = ns.compare_model_stub(model, quantized, [nn.Conv2d], *BATCHES[0])
+    assert float(stubs["conv.stats"]["float"][0].min()) == 0
+
+
+def test_statistics_are_those_of_all_batches(target: str) -> None:
+    """Test StatisticsLogger against the tensors themselves: numbers, histograms and the running SQNR."""
+    model, quantized = small(target)
+    ns.prepare_model_outputs(model, quantized, ns.ShadowLogger)
+    tensors = run_on_all(model, quantized)
+    ns.prepare_model_outputs(model, quantized, ns.StatisticsLogger)
+    statistics = run_on_all(model, quantized)
+    assert tensors.keys() == statistics.keys()
+    for key, stats in statistics.items():
+        x = torch.cat([each.flatten() for each in tensors[key]["float"]])
+        y = torch.cat([plain(each).flatten() for each in tensors[key]["quantized"]])
+        assert stats["sqnr"] == pytest.approx(decibels(x, y), rel=1e-3)
+        for side, values in {"float": x, "quantized": y, "error": y - x}.items():
+            found = stats[side]
+            assert (found["count"], found["min"], found["max"]) == (len(values), values.min(), values.max())
+            assert found["mean"] == pytest.approx(float(values.double().mean()), abs=1e-7)
+            assert found["mean_square"] == pytest.approx(float(values.double().square().mean()))
+            assert len(found["edges"]) == len(found["histogram"]) + 1
+            expected = torch.histogram(values.double(), found["edges"])
+            assert torch.equal(found["histogram"], expected.hist)
+            assert found["histogram"].sum() == len(values)
+
+
+def run_on_all(model: torch.jit.ScriptModule, quantized: torch.jit.ScriptModule) -> dict[str, Any]:
+    for batch in BATCHES:
+        model(*batch)
+        quantized(*batch)
+    return ns.get_matching_activations(model, quantized)
+
+
+def test_statistics_of_shadows(target: str) -> None:
+    """Test that StatisticsLogger stands in for ShadowLogger."""
+    model, quantized = small(target)
+    tensors = ns.compare_model_stub(model, quantized, [nn.Linear], *BATCHES[0])
+    numbers = ns.compare_model_stub(
+        model, quantized, [nn.Linear], *BATCHES[0], logger_cls=ns.StatisticsLogger
+    )
+    assert numbers.keys() == tensors.keys() == {"first.stats", "second.stats", "again.stats"}
+    for key, pair in tensors.items():
+        assert numbers[key]["sqnr"] == pytest.approx(decibels(pair["float"], pair["quantized"]), rel=1e-3)
+
+
+class Weak(ns.StatisticsLogger):
+    """Remembers what it was given, without keeping it."""
+
+    given: ClassVar[list[weakref.ref[Tensor]]] = []
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        Weak.given += [weakref.ref(x), weakref.ref(y)]
+        super().forward(x, y)
+
+
+@pytest.mark.parametrize("attach", ["outputs", "stubs"])
+def test_memory_of_statistics_does_not_grow(target: str, attach: str) -> None:
+    """Test that nothing of a batch is left behind it, and that the loggers take what they took at first."""
+    model, quantized = small(target)
+    if attach == "outputs":
+        ns.prepare_model_outputs(model, quantized, Weak)
+    else:
+        ns.prepare_model_with_stubs(model, quantized, [nn.Linear], Weak)
+    sizes = []
+    for batch in BATCHES * 4:
+        Weak.given.clear()
+        if attach == "outputs":
+            model(*batch)
+        quantized(*batch)
+        gc.collect()
+        assert Weak.given
+        assert all(each() is None for each in Weak.given)
+        kept = ns.get_logger_dict(quantized).values()
+        sizes.append(sum(bytes_of(stats) for stats in kept))
+    assert len(set(sizes)) == 1
+
+
+def bytes_of(stats: Any) -> int:
+    if isinstance(stats, dict):
+        return sum(bytes_of(each) for each in stats.values())
+    return stats.nbytes if isinstance(stats, Tensor) else 8
+
+
+def test_only_what_is_listed_is_logged(target: str) -> None:
+    """Test allow_list with classes, names of classes and paths."""
+    model, quantized = small(target)
+    for wanted in ([nn.Linear, "conv"], ["Linear", nn.Conv2d], ["first", "second", "again", "Conv2d"]):
+        outputs = ns.compare_model_outputs(model, quantized, *BATCHES[0], allow_list=wanted)
+        assert outputs.keys() == {"conv.stats", "first.stats", "second.stats", "again.stats"}
+
+
+def test_models_stay_what_they_are(target: str, tmp_path: Path) -> None:
+    """Test that neither comparing nor preparing changes a model, what is saved of it, or a copy."""
+    model, quantized = small(target)
+    expected = [each(*BATCHES[0]) for each in (model, quantized)]
+    graphs = [str(each.graph) for each in (model, quantized)]
+    ns.compare_weights(model, quantized)
+    ns.compare_model_outputs(model, quantized, *BATCHES[0])
+    ns.compare_model_stub(model, quantized, [nn.Linear], *BATCHES[0])
+    with pytest.raises(QuantizationError, match="the model has no loggers; prepare it with"):
+        ns.get_logger_dict(quantized)
+    ns.prepare_model_outputs(model, quantized)
+    for i, each in enumerate((model, quantized)):
+        assert torch.equal(each(*BATCHES[0]), expected[i])
+        assert str(each.graph) == graphs[i]
+        torch.jit.save(each, tmp_path / "saved.pt")
+        for other in (torch.jit.load(tmp_path / "saved.pt"), copy.deepcopy(each)):
+            assert torch.equal(other(*BATCHES[0]), expected[i])
+            with pytest.raises(QuantizationError, match="pass the very object that was prepared"):
+                ns.get_logger_dict(other)
+
+
+def test_to_prepare_once_more_begins_anew(target: str) -> None:
+    """Test that loggers of an earlier call are gone."""
+    model, quantized = small(target)
+    for _ in range(2):
+        ns.prepare_model_outputs(model, quantized)
+        outputs = run_on_all(model, quantized)
+    assert len(outputs["conv.stats"]["float"]) == len(BATCHES)
+
+
+FRESH = """
+import sys, torch, jitquant
+import jitquant.numeric_suite as ns
+model, quantized = (torch.jit.load(path) for path in sys.argv[1:])
+image = torch.linspace(-1, 1, 216).reshape(2, 3, 6, 6)
+for found in (
+    ns.compare_weights(model, quantized),
+    ns.compare_model_outputs(model, quantized, image, 3),
+    ns.compare_model_stub(model, quantized, ["Linear"], image, 3),
+):
+    for key, pair in found.items():
+        print(key, float(ns.compute_error(pair["float"], pair["quantized"])))
+"""
+
+
+def test_files_in_a_fresh_process(target: str, tmp_path: Path) -> None:
+    """Test that a process which loads both files finds what the one that made them does."""
+    model, quantized = small(target)
+    paths = [tmp_path / "float.pt", tmp_path / "quantized.pt"]
+    torch.jit.save(model, paths[0])
+    torch.jit.save(quantized, paths[1])
+    command = [sys.executable, "-W", "ignore", "-c", FRESH, *map(str, paths)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert result.returncode == 0, result.stderr
+    found = {line.split()[0]: float(line.split()[1]) for line in result.stdout.splitlines()}
+    for key, pair in (
+        ns.compare_weights(model, quantized)
+        | ns.compare_model_outputs(model, quantized, *BATCHES[0])
+        | ns.compare_model_stub(model, quantized, ["Linear"], *BATCHES[0])
+    ).items():
+        assert found[key] == pytest.approx(decibels(pair["float"], pair["quantized"]), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------
+# What is refused
+# ------------------------------------------------------------------------------------------------------
+def each_comparison(model: Any, quantized: Any) -> list[Any]:
+    return [
+        lambda: ns.compare_weights(model, quantized),
+        lambda: ns.compare_model_outputs(model, quantized, *BATCHES[0]),
+        lambda: ns.prepare_model_outputs(model, quantized),
+        lambda: ns.compare_model_stub(model, quantized, [nn.Linear], *BATCHES[0]),
+        lambda: ns.prepare_model_with_stubs(model, quantized, [nn.Linear]),
+    ]
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_eager_modules_are_refused(which: int) -> None:
+    """Test that either model has to be TorchScript."""
+    model, quantized = refused_pair()
+    with pytest.raises(QuantizationError, match="the model is an eager Small; make it TorchScript first"):
+        each_comparison(Small().eval(), quantized)[which]()
+    with pytest.raises(QuantizationError, match="the model is an eager Small; make it TorchScript first"):
+        each_comparison(model, Small().eval())[which]()
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_models_that_are_no_twins_are_refused(which: int) -> None:
+    """Test that the message names the first op that differs, or what the quantized model is not."""
+    model, quantized = refused_pair()
+    other = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval())
+    with pytest.raises(
+        QuantizationError, match="was not made of this float model: op 0 is aten::linear here"
+    ):
+        each_comparison(other, quantized)[which]()
+    with pytest.raises(QuantizationError, match="the quantized model does not say what became of each op"):
+        each_comparison(model, model)[which]()
+    with pytest.raises(QuantizationError, match="the float model was prepared or quantized by jitquant"):
+        each_comparison(quantized, quantized)[which]()
+
+
+def test_weights_of_another_size_are_refused() -> None:
+    """Test that models with the same ops and other sizes are no twins."""
+    _, quantized = refused_pair()
+    network = Small()
+    network.again = nn.Linear(8, 16)
+    with pytest.raises(
+        QuantizationError, match=r"compare_weights: again.weight is 16×8 here and 8×8 in the quantized model"
+    ):
+        ns.compare_weights(torch.jit.script(network.eval()), quantized)
+
+
+def test_state_dicts_are_refused() -> None:
+    """Test that the message says what to pass instead."""
+    model, quantized = refused_pair()
+    with pytest.raises(QuantizationError, match=r"has no weights in it.*pass the two models themselves"):
+        ns.compare_weights(model.state_dict(), quantized.state_dict())
+
+
+def test_data_that_does_not_fit_is_refused(target: str) -> None:
+    """Test too few arguments and a wrong size, in one call and with prepared models."""
+    model, quantized = small(target)
+    narrow = (torch.rand(2, 5, 6, 6), 3)
+    for data in (BATCHES[0][:1], narrow):
+        with pytest.raises(QuantizationError, match="compare_model_outputs: the model cannot be called with"):
+            ns.compare_model_outputs(model, quantized, *data)
+        with pytest.raises(QuantizationError, match="compare_model_stub: the model cannot be called with"):
+            ns.compare_model_stub(model, quantized, [nn.Linear], *data)
+    ns.prepare_model_outputs(model, quantized)
+    with pytest.raises(QuantizationError, match="pass what its forward takes, one argument after the other"):
+        model(*narrow)
+
+
+def no_logger() -> nn.Module:
+    return nn.Identity()
+
+
+class OfThree(ns.Logger):
+    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> None:
+        """Takes more than there is."""
+
+
+class WithArguments(ns.Logger):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("logger_cls", "message"),
+    [
+        (no_logger, "makes no Logger but a Identity"),
+        (ns.OutputLogger(), "cannot be called without arguments"),
+        (WithArguments, "cannot be called without arguments"),
+        (OfThree, r"OfThree.forward takes 3 values; write forward\(x"),
+        ("OutputLogger", "cannot be called without arguments"),
+    ],
+)
+def test_wrong_logger_classes_are_refused(logger_cls: Any, message: str) -> None:
+    """Test that what is no class of loggers is named, with what is missing."""
+    model, quantized = refused_pair()
+    with pytest.raises(QuantizationError, match=message):
+        ns.prepare_model_outputs(model, quantized, logger_cls)
+    with pytest.raises(QuantizationError, match=message):
+        ns.prepare_model_with_stubs(model, quantized, [nn.Linear], logger_cls)
+
+
+def test_shadows_need_a_logger_of_pairs() -> None:
+    """Test that OutputLogger is refused where it would see one value of two."""
+    model, quantized = refused_pair()
+    with pytest.raises(
+        QuantizationError, match=r"OutputLogger.forward takes 1 values; write forward\(x, y\)"
+    ):
+        ns.prepare_model_with_stubs(model, quantized, [nn.Linear], ns.OutputLogger)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["Liner"], "'Liner', which is no class and no path of the float model.*Linear"),
+        (["conv.weight"], "'conv.weight', which is no class and no path"),
+        ([basic_block], "a function; list module classes"),
+        (nn.Linear, r"pass a list such as \[torch.nn.Linear\]"),
+        ("Linear", r"pass a list such as \[torch.nn.Linear\]"),
+        ([Static], "a type; list module classes"),
+    ],
+)
+def test_wrong_lists_of_modules_are_refused(wanted: Any, message: str) -> None:
+    """Test that what the model does not have is named."""
+    model, quantized = refused_pair()
+    with pytest.raises(QuantizationError, match=message):
+        ns.prepare_model_with_stubs(model, quantized, wanted)
+    with pytest.raises(QuantizationError, match=message):
+        ns.prepare_model_outputs(model, quantized, allow_list=wanted)
+
+
+def test_pairs_need_both_models_in_turn(target: str) -> None:
+    """Test that a quantized model called alone, and one called on another batch, are refused."""
+    model, quantized = small(target)
+    ns.prepare_model_outputs(model, quantized, ns.ShadowLogger)
+    with pytest.raises(
+        QuantizationError, match="the float model was not called before; call it on each batch"
+    ):
+        quantized(*BATCHES[0])
+    model(*BATCHES[0])
+    quantized(*BATCHES[0])
+    with pytest.raises(QuantizationError, match="the float model was not called before"):
+        quantized(*BATCHES[0])
+    model(*BATCHES[0])
+    with pytest.raises(
+        QuantizationError, match="of the float model gave no such value; call both models on the"
+    ):
+        quantized(BATCHES[0][0][:1], 3)
+
+
+class Failing(ns.Logger):
+    def forward(self, x: Tensor) -> None:
+        raise ZeroDivisionError("of the user's own")
+
+
+def test_what_a_logger_raises_is_raised(target: str) -> None:
+    """Test that an error in a logger arrives as it is, not as one of libtorch."""
+    model, quantized = small(target)
+    with pytest.raises(ZeroDivisionError, match="of the user's own"):
+        ns.compare_model_outputs(model, quantized, *BATCHES[0], logger_cls=Failing)

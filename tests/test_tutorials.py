@@ -96,3 +96,14 @@ def test_dynamic_tutorial_runs(tmp_path: Path) -> None:
 def test_static_tutorial_runs(tmp_path: Path) -> None:
     """Test that the static tutorial runs from top to bottom."""
     assert "int8" in run(sys.executable, TUTORIALS / "static_quantization.py", folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_numeric_suite_tutorial_runs(tmp_path: Path) -> None:
+    """Test that the tutorial of the Numeric Suite runs from top to bottom, and prints what it says."""
+    printed = run(sys.executable, TUTORIALS / "numeric_suite.py", folder=tmp_path)
+    assert "dict_keys(['rnn.stats', 'decoder.stats'])" in printed
+    said = [
+        line[4:] for line in (TUTORIALS / "numeric_suite.py").read_text().splitlines() if line[:4] == "# > "
+    ]
+    assert [line.split()[0] for line in printed.splitlines()] == [line.split()[0] for line in said]

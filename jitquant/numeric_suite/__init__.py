@@ -1,8 +1,8 @@
-"""PyTorch's Numeric Suite for TorchScript: weights and values of a float model beside those of the integer one.
+"""PyTorch's Numeric Suite for TorchScript: a float model's weights and values beside the integer one's.
 
-The names and the results are those of ``torch.ao.ns._numeric_suite``: dicts by module path, each with ``'float'``
-and ``'quantized'``. Models are scripted, traced or loaded, static or dynamic, of either target, and stay what
-they are.
+The names and the results are those of ``torch.ao.ns._numeric_suite``: dicts by module path, each with
+``'float'`` and ``'quantized'``. Models are scripted, traced or loaded, static or dynamic, of either target,
+and stay what they are.
 """
 
 from jitquant.numeric_suite.attached import get_logger_dict

@@ -16,9 +16,7 @@ from jitquant.numeric_suite.loggers import Logger
 _LOGGERS = "_numeric_suite_loggers"
 
 
-def attach(
-    module: torch.jit.ScriptModule, call: Callable[..., Any], loggers: Mapping[str, Logger]
-) -> None:
+def attach(module: torch.jit.ScriptModule, call: Callable[..., Any], loggers: Mapping[str, Logger]) -> None:
     """From now on calling the module is `call`; what was attached before is gone."""
     # Beside the module's attributes: assigning would compile them into it.
     module.__dict__["forward"] = call

@@ -1,7 +1,7 @@
 """The parts of a model that are shadowed: which ops are in each, and where its values come in and go out.
 
-A part is a module with all in it. Ops that the integer model fuses with one of them belong to it too: of a linear
-with a relu behind it, both.
+A part is a module with all in it. Ops that the integer model fuses with one of them belong to it too: of a
+linear with a relu behind it, both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def blocks_at(ops: Sequence[WatchedOp], paths: Sequence[str]) -> list[Block]:
 
 
 def _calls(ops: Sequence[WatchedOp], path: str) -> Iterator[list[int]]:
-    """Calls are inlined, so that a module called twice is there twice: it begins again where its first op does."""
+    """Calls are inlined, so a module called twice is there twice: it begins again where its first op does."""
     call: list[int] = []
     for op in ops:
         inside = is_within(op.module, path)
@@ -57,7 +57,12 @@ def _calls(ops: Sequence[WatchedOp], path: str) -> Iterator[list[int]]:
 
 
 def _same(one: WatchedOp, other: WatchedOp) -> bool:
-    return (one.method, one.module, one.op, one.source) == (other.method, other.module, other.op, other.source)
+    return (one.method, one.module, one.op, one.source) == (
+        other.method,
+        other.module,
+        other.op,
+        other.source,
+    )
 
 
 def _with_fused(ops: Sequence[WatchedOp], call: list[int]) -> set[int]:
@@ -115,7 +120,8 @@ class Borders:
     def exits(self, block: Block) -> list[int]:
         """The ops whose values both models give and nothing else in the block takes.
 
-        What takes an op's other results, as one looks at the hidden state of an LSTM, does not take its value.
+        What takes an op's other results, as one looks at the hidden state of an LSTM, does not take its
+        value.
         """
         taken = {given for i in block.ops for given in self._givers(i)} - self._with_several
         results = [i for i in block.ops if self._ops[i].is_result]

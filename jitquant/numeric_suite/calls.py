@@ -62,4 +62,6 @@ def _cause(error: Exception) -> str:
     """The line that says it: of an error in a graph the last one, before it come the lines of the code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("RuntimeError: ")]
-    return (told[-1].removeprefix("RuntimeError: ") if told else lines[0] if lines else "no reason given").rstrip(".")
+    return (
+        told[-1].removeprefix("RuntimeError: ") if told else lines[0] if lines else "no reason given"
+    ).rstrip(".")

@@ -30,7 +30,7 @@ class FloatWeight:
 
 
 def float_weights(graph: Graph, node: Node) -> list[FloatWeight]:
-    """The float weights that a node takes, recurrent layers' in their order; nothing where they are computed."""
+    """The float weights that a node takes, in its order; nothing where they are computed."""
     arguments = _weight_arguments().get(node.kind(), ())
     if arguments == ("params",):
         return _of_layers(graph, node)
@@ -51,9 +51,8 @@ def _weight_arguments() -> dict[str, tuple[str, ...]]:
 
 def _of_layers(graph: Graph, node: Node) -> list[FloatWeight]:
     """Of each layer and direction the matrices; biases have one dimension."""
-    values = node.namedInput("params").node().inputs()
-    tensors = [graph.static(value) for value in values]
-    if any(tensor is None for tensor in tensors):
+    tensors = graph.static(node.namedInput("params"))
+    if tensors is None or not all(isinstance(tensor, Tensor) for tensor in tensors):
         return []
     matrices = [tensor.detach() for tensor in tensors if tensor.dim() == 2]
     directions = 2 if graph.static(node.namedInput("bidirectional")) else 1

@@ -29,13 +29,16 @@ class Graph:
 
     def static(self, value: Value) -> Any:
         """What a value is in every call: a constant's, or an attribute's; None if that is not known."""
-        if value.node().kind() == "prim::Constant":
+        node = value.node()
+        if node.kind() == "prim::Constant":
             return value.toIValue()
+        if node.kind() == "prim::ListConstruct":  # what a constant list is in a file
+            found = [self.static(each) for each in node.inputs()]
+            return None if any(each is None for each in found) else found
         return self.attribute(value)
 
     def attribute(self, value: Value) -> Any:
-        """The attribute that a value is read from; None if it is none, or an object of a class that Python does
-        not know (see `state`)."""
+        """The attribute that a value is read from; None if it is none. For objects see `state`."""
         names = _path(value)
         if not names:
             return None
@@ -45,7 +48,7 @@ class Graph:
         return owner
 
     def state(self, value: Value) -> Any:
-        """What an object of a class written in TorchScript is saved as, such as those of csrc/packed_weight.cpp.
+        """What an object of a class written in TorchScript is saved as: those of csrc/packed_weight.cpp.
 
         Python cannot hold such an object, so that a method of a copy of the module asks it.
         """
@@ -68,7 +71,7 @@ def _path(value: Value) -> list[str]:
 
 
 def class_name(value: Value) -> str:
-    """``jitquant.Kernel`` for an object of ``__torch__.torch.classes.jitquant.Kernel``; empty for no object."""
+    """``jitquant.Kernel`` for ``__torch__.torch.classes.jitquant.Kernel``; empty for what is no object."""
     kind = value.type()
     if kind.kind() != "ClassType":
         return ""

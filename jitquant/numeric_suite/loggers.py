@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from jitquant.errors import QuantizationError
 from jitquant.numeric_suite.running import RunningStatistics
 
-
 LoggerClass = Callable[[], "Logger"]
 
 
 class Logger(nn.Module):
     """What every logger is made from: override ``forward``, and keep in ``stats`` what is to be read later.
 
-    One whose ``forward`` takes one value, ``forward(x)``, sees those of one model. One whose ``forward`` takes
-    two, ``forward(x, y)``, sees a value of the quantized model, ``x``, beside the float one, ``y``. Values of
-    the quantized model are quantized tensors where they are integers. They are the logger's own: it may keep
-    them. What ``forward`` returns is not used.
+    One whose ``forward`` takes one value, ``forward(x)``, sees those of one model. One whose ``forward``
+    takes two, ``forward(x, y)``, sees a value of the quantized model, ``x``, beside the float one, ``y``.
+    Values of the quantized model are quantized tensors where they are integers. They are the logger's own: it
+    may keep them. What ``forward`` returns is not used.
 
     Attributes:
         stats: what the logger says of what it saw, as it likes.
@@ -52,7 +51,7 @@ class OutputLogger(Logger):
 
 
 class ShadowLogger(Logger):
-    """Keeps pairs: ``stats["quantized"]`` and ``stats["float"]`` are lists, of which entries i belong together."""
+    """Keeps pairs: ``stats["float"]`` and ``stats["quantized"]`` are lists, whose entries belong together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +66,8 @@ class ShadowLogger(Logger):
 class StatisticsLogger(Logger):
     """Keeps statistics of pairs and no tensors: its memory does not grow with the data.
 
-    ``stats["float"]``, ``stats["quantized"]`` and ``stats["error"]``, which is quantized minus float, are dicts of
+    ``stats["float"]``, ``stats["quantized"]`` and ``stats["error"]``, which is quantized minus float, are
+    dicts of
 
     - ``count``, ``min``, ``max``, ``mean`` and ``mean_square``: numbers;
     - ``histogram``: how many values each bin holds, float64 of shape [N];
@@ -108,8 +108,8 @@ def check_logger_class(logger_cls: Any, caller: str, *, values: tuple[int, ...] 
         logger = logger_cls()
     except Exception as error:
         raise QuantizationError(
-            f"{caller}: logger_cls={_name(logger_cls)} cannot be called without arguments ({error}); pass a class "
-            "of loggers such as jitquant.numeric_suite.OutputLogger"
+            f"{caller}: logger_cls={_name(logger_cls)} cannot be called without arguments ({error}); pass a "
+            "class of loggers such as jitquant.numeric_suite.OutputLogger"
         ) from error
     if not isinstance(logger, Logger):
         raise QuantizationError(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
-from typing import NamedTuple
+from itertools import zip_longest
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
+from jitquant.errors import QuantizationError
 from jitquant.numeric_suite.float_weights import FloatWeight, float_weights
 from jitquant.numeric_suite.graphs import Graph, Node
 from jitquant.numeric_suite.names import names_of
 from jitquant.numeric_suite.packed import held_weights, like, name_of, rows_of
+from jitquant.numeric_suite.selection import is_within
 from jitquant.numeric_suite.smoothing import Smoothing, find_smoothing
 from jitquant.watch import final_places, float_twin, twin_places, watched_ops
 
@@ -39,7 +42,7 @@ class Matched:
     def __init__(
         self, float_model: torch.jit.ScriptModule, quantized: torch.jit.ScriptModule, caller: str
     ) -> None:
-        self.quantized = quantized
+        self._caller = caller
         self.ops = watched_ops(quantized, caller)
         self.twin = float_twin(float_model, quantized, caller)
         self._places = final_places(quantized, caller)
@@ -53,18 +56,24 @@ class Matched:
         """What each op is called in results; see ``names_of``."""
         return names_of(self.ops, [bool(self._float_weights(op.index)) for op in self.ops])
 
-    def result_names(self) -> dict[int, str]:
+    def result_names(self, paths: Collection[str] | None = None) -> dict[int, str]:
         """What each value is called that both models give, by the number of its op.
 
         Of ops that are one node of the integer graph it is the value of the last and the name of the first.
+
+        Args:
+            paths: only of ops in these modules, or fused with such; None for all.
         """
-        firsts: dict[int, str] = {}
+        fused: dict[int, list[int]] = {}
         found = {}
-        for op, name in zip(self.ops, self.names, strict=True):
+        for op in self.ops:
             if op.group >= 0:
-                firsts.setdefault(op.group, name)
+                fused.setdefault(op.group, []).append(op.index)
             if op.is_result:
-                found[op.index] = firsts.pop(op.group)
+                members = fused.pop(op.group)
+                modules = [self.ops[i].module for i in members]
+                if paths is None or any(is_within(module, path) for module in modules for path in paths):
+                    found[op.index] = self.names[members[0]]
         return found
 
     def with_several_results(self) -> list[int]:
@@ -77,17 +86,47 @@ class Matched:
         if not floats:
             return
         smoothing = self.smoothing(index)
-        for weight, held in zip(floats, self._held_weights(index), strict=True):
+        for weight, held in zip_longest(floats, self._held_weights(index)):
+            quantized = None if weight is None or held is None else like(held, weight.tensor)
+            if quantized is None:
+                self._refuse(index, weight, held)
             tensor = weight.tensor if smoothing is None else weight.tensor * smoothing.factors
-            yield WeightPair(weight.name, tensor, like(held, tensor))
+            yield WeightPair(weight.name, tensor, quantized)
+
+    def _refuse(self, index: int, weight: FloatWeight | None, held: Tensor | None) -> NoReturn:
+        name = f"{self.names[index]}.{'weight' if weight is None else weight.name}"
+        here, there = (
+            "missing" if each is None else "×".join(map(str, each.shape))
+            for each in (None if weight is None else weight.tensor, held)
+        )
+        raise QuantizationError(
+            f"{self._caller}: {name} is {here} here and {there} in the quantized model; give the float model "
+            "that was quantized"
+        )
 
     def smoothing(self, index: int) -> Smoothing | None:
         """What was done to the input of an integer linear."""
-        if self.ops[index].op != "aten::linear" or not self.ops[index].is_integer or index not in self._places:
-            return None
-        method = self.ops[index].method
-        graph, twin = self._graphs[method], self._twin_graphs[method]
-        return find_smoothing(graph, self._node(index), twin, self._twin_node(index))
+        return self._smoothings.get(index)
+
+    @cached_property
+    def _smoothings(self) -> dict[int, Smoothing]:
+        found = {}
+        for op in self.ops:
+            if op.op == "aten::linear" and op.is_integer and op.index in self._places:
+                graph, twin = self._graphs[op.method], self._twin_graphs[op.method]
+                nodes = self._node(op.index), self._twin_node(op.index)
+                smoothing = find_smoothing(graph, nodes[0], twin, nodes[1], self._of_user[op.method])
+                if smoothing is not None:
+                    found[op.index] = smoothing
+        return found
+
+    @cached_property
+    def _of_user(self) -> dict[str, dict[str, int]]:
+        """By method, the nodes that give the values of ops, by name, and the last op of each."""
+        found: dict[str, dict[str, int]] = {method: {} for method in self._graphs}
+        for index, place in sorted(self._places.items()):
+            found[place.method][name_of(self._node(index))] = index
+        return found
 
     def input_params(self, index: int) -> tuple[float, int] | None:
         """Scale and zero point of what an op takes first, where the op itself says them."""
@@ -98,13 +137,12 @@ class Matched:
 
     @cached_property
     def divisors(self) -> dict[int, Tensor]:
-        """For each layer norm whose value in the integer model is divided by factors, these, one for each channel."""
+        """The factors by which the integer model divides the value of a layer norm, by its number."""
         found = {}
-        by_node = {name_of(self._node(index)): index for index in self._places}
-        for op in self.ops:
-            smoothing = self.smoothing(op.index)
-            if smoothing is not None and smoothing.norm is not None:
-                found[by_node[name_of(smoothing.norm)]] = smoothing.factors
+        for index, smoothing in self._smoothings.items():
+            if smoothing.norm is not None:
+                norm = self._of_user[self.ops[index].method][name_of(smoothing.norm)]
+                found[norm] = smoothing.factors
         return found
 
     def _float_weights(self, index: int) -> list[FloatWeight]:
@@ -113,8 +151,7 @@ class Matched:
     def _held_weights(self, index: int) -> list[Tensor]:
         node, place = self._node(index), self._places[index]
         graph = self._graphs[place.method]
-        others = {self._places[other].node for other in self._places if self._places[other].method == place.method}
-        held = held_weights(graph, node, [graph.nodes[other] for other in others])
+        held = held_weights(graph, node, self._of_user[place.method])
         if node.kind() != "aten::split_with_sizes" or not held:
             return held
         sizes = graph.static(node.namedInput("split_sizes"))

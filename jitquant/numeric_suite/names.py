@@ -1,4 +1,4 @@
-"""What ops are called in the results: by their modules, as PyTorch's suite calls them, where that is clear."""
+"""What ops are called in the results: by their modules, as in PyTorch's suite, where that is clear."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ _CONVERSIONS = {
     "aten::_make_per_tensor_quantized_tensor",
     "aten::dequantize",
     "aten::int_repr",
+    "aten::mul",  # what loading a file makes of the next
     "aten::multiply",
     "aten::quantize_per_tensor",
     "aten::to",
@@ -25,8 +26,8 @@ _CONVERSIONS = {
 def origins_of(quantized: torch.jit.ScriptModule, caller: str) -> dict[int, list[int | None]]:
     """For each op, the ops that give the inputs of its node, conversions aside.
 
-    -1 stands for what no op gives, such as an input of the model, and for what comes out of a branch; None for a
-    value within the op, where it has become several nodes.
+    -1 stands for what no op gives, such as an input of the model, and for what comes out of a branch; None
+    for a value within the op, where it has become several nodes.
     """
     places = final_places(quantized, caller)
     made_by = {(place.method, place.node): index for index, place in sorted(places.items())}

@@ -22,7 +22,7 @@ from jitquant.numeric_suite.loggers import (
     count_values,
 )
 from jitquant.numeric_suite.matched import Matched
-from jitquant.numeric_suite.selection import ModuleKind, chosen_modules, is_within
+from jitquant.numeric_suite.selection import ModuleKind, chosen_modules
 from jitquant.watch import Watched
 
 
@@ -62,10 +62,11 @@ def prepare_model_outputs(
 ) -> None:
     """Attaches loggers to both models: call both on each batch, then ``get_matching_activations``.
 
-    An op has a logger where the integer model gives its value; of ops that became one it is the last one's value,
-    under the name of the first: ``conv1`` for a convolution with the relu behind it. Of what an op gives, it is
-    the first tensor: an LSTM's output. Calls of the models run copies with loggers in them, without gradients;
-    what ``torch.jit.save`` writes is the model as it was. To prepare once more begins anew.
+    An op has a logger where the integer model gives its value; of ops that became one it is the last one's
+    value, under the name of the first: ``conv1`` for a convolution with the relu behind it. Of what an op
+    gives, it is the first tensor: an LSTM's output. Calls of the models run copies with loggers in them,
+    without gradients; what ``torch.jit.save`` writes is the model as it was. To prepare once more begins
+    anew.
 
     With a logger that takes pairs (``ShadowLogger``, ``StatisticsLogger``), the loggers are those of the
     quantized model, and each batch goes to the float model first and then to the quantized one: its values
@@ -120,14 +121,8 @@ class _Outputs:
         check_logger_class(logger_cls, caller)
         self._caller = caller
         matched = Matched(float_model, quantized, caller)
-        self._names = matched.result_names()
-        if allow_list is not None:
-            paths = chosen_modules(float_model, allow_list, caller, "allow_list")
-            self._names = {
-                index: name
-                for index, name in self._names.items()
-                if any(is_within(matched.ops[index].module, path) for path in paths)
-            }
+        paths = None if allow_list is None else chosen_modules(float_model, allow_list, caller, "allow_list")
+        self._names = matched.result_names(paths)
         self._divisors = matched.divisors
         self._float = Watched(matched.twin, quantized, outputs=self._names)
         self._quantized = Watched(quantized, outputs=self._names)
@@ -175,8 +170,8 @@ class _Outputs:
         waiting = (self._held or {}).get(index)
         if not waiting or waiting[0].shape != value.shape:
             raise QuantizationError(
-                f"{self._caller}: {self._names[index]} of the float model gave no such value; call both models "
-                "on the same batch, the float one first (if their ways depend on the data, they may part)"
+                f"{self._caller}: {self._names[index]} of the float model gave no such value; call both "
+                "models on the same batch, the float one first (ways that depend on the data may part)"
             )
         return waiting.popleft()
 
@@ -190,6 +185,8 @@ def _matching(
 ) -> dict[str, dict[str, Any]]:
     found = {}
     for key, stats in of_quantized.items():
+        if not stats and key not in of_float:
+            continue  # statistics of pairs that there are none of
         both = stats if {"float", "quantized"} <= stats.keys() else None
         pair = both or {"float": _values(of_float.get(key, {})), "quantized": _values(stats)}
         is_empty_list = isinstance(pair["quantized"], list) and not pair["quantized"]

@@ -1,7 +1,7 @@
 """The weights that an integer op holds, taken out of what they were packed into.
 
-Each kind of holder is a row: its class, and how integers, scales and axis are found in it. Weights come as the
-op multiplies with them: integers with scale and zero point, or halves.
+Each kind of holder is a row: its class, and how integers, scales and axis are found in it. Weights come as
+the op multiplies with them: integers with scale and zero point, or halves.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from jitquant.numeric_suite.graphs import Graph, Node, Value, class_name
 Unpack = Callable[[Graph, Node, Value], list[Tensor]]
 
 
-def held_weights(graph: Graph, node: Node, others: Collection[Node]) -> list[Tensor]:
-    """The weights that an op holds: those of the node that gives its value or, where an op has become several,
-    of those in front of it.
+def held_weights(graph: Graph, node: Node, of_user: Collection[str]) -> list[Tensor]:
+    """The weights that an op holds: those of the node that gives its value or, where an op has become
+    several, of those in front of it.
 
     Args:
         graph: the graph of the node.
         node: what gives the op's value.
-        others: the nodes that give the values of other ops, behind which nothing is looked for.
+        of_user: the names of the nodes that give the values of ops, behind which nothing is looked for.
     """
-    known = {name_of(other) for other in others} - {name_of(node)}
-    waiting, seen = [node], set(known)
+    waiting, seen = [node], set(of_user)
     while waiting:
         candidate = waiting.pop(0)
         found = _taken(graph, candidate)
@@ -56,15 +55,21 @@ def rows_of(weight: Tensor, begin: int, end: int) -> Tensor:
     )
 
 
-def like(weight: Tensor, reference: Tensor) -> Tensor:
-    """The weight with the shape of the float one: some are packed with another dimension, or a column more."""
+def like(weight: Tensor, reference: Tensor) -> Tensor | None:
+    """The weight with the shape of the float one; None where it is no weight of that shape.
+
+    Some are packed with another dimension, and 4-bit rows with a column more.
+    """
     if weight.shape == reference.shape:
         return weight
-    if weight.dim() == 2 == reference.dim():
-        return _rebuilt(weight, weight.int_repr()[:, : reference.shape[1]])
     if not weight.is_quantized:
-        return weight.reshape(reference.shape)
-    return _rebuilt(weight, weight.int_repr().reshape(reference.shape))
+        return None
+    if weight.numel() == reference.numel() and weight.squeeze().shape == reference.squeeze().shape:
+        return _rebuilt(weight, weight.int_repr().reshape(reference.shape))
+    rows, columns = reference.shape if reference.dim() == 2 else (-1, -1)
+    if weight.shape == (rows, columns + 1):
+        return _rebuilt(weight, weight.int_repr()[:, :columns])
+    return None
 
 
 def _rebuilt(weight: Tensor, integers: Tensor) -> Tensor:
@@ -107,7 +112,9 @@ def _class_around(value: Value) -> str:
     return class_name(value.node().input()) if value.node().kind() == "prim::GetAttr" else ""
 
 
-def as_quantized(integers: Tensor, scales: Tensor, axis: int = 0, zero_points: Tensor | None = None) -> Tensor:
+def as_quantized(
+    integers: Tensor, scales: Tensor, axis: int = 0, zero_points: Tensor | None = None
+) -> Tensor:
     """Integers with one scale, or one for each index along an axis."""
     if scales.numel() == 1 and zero_points is None:
         return torch._make_per_tensor_quantized_tensor(integers, float(scales), 0)
@@ -138,7 +145,10 @@ def _of_cell(graph: Graph, node: Node, value: Value) -> list[Tensor]:
 
 
 def _of_rows(graph: Graph, node: Node, value: Value) -> list[Tensor]:
-    return [torch.ops.quantized.embedding_bag_unpack(graph.attribute(value))]
+    """The op's own scales and zero points lie in the memory of the packed rows, and are gone with these."""
+    rows = torch.ops.quantized.embedding_bag_unpack(graph.attribute(value))
+    zero_points = rows.q_per_channel_zero_points().clone()
+    return [as_quantized(rows.int_repr(), rows.q_per_channel_scales().clone(), zero_points=zero_points)]
 
 
 def _of_onednn(graph: Graph, node: Node, value: Value) -> list[Tensor]:
@@ -164,7 +174,9 @@ def _of_kernel(graph: Graph, node: Node, value: Value) -> list[Tensor]:
         return [as_quantized(*pair) for pair in zip(tensors[:count], tensors[count : 2 * count], strict=True)]
     if kind not in ("conv", "linear", "linear_dynamic"):
         return []
-    if "output_padding" in words:  # transposed: [input, output of a group, ...], and groups share their scales
+    if (
+        "output_padding" in words
+    ):  # transposed: [input, output of a group, ...], and groups share their scales
         return [as_quantized(tensors[0], tensors[1][: tensors[0].shape[1]], axis=1)]
     return [as_quantized(tensors[0], tensors[1])]
 

@@ -35,8 +35,11 @@ class RunningStatistics:
         self._observer(values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Count, min, max, mean and mean_square as numbers; the histogram, float64 of shape [N], and the edges
-        of its bins, float64 of shape [N + 1]: bin i holds the values from edge i up to the next."""
+        """Count, min, max, mean and mean_square as numbers; histogram and edges as tensors.
+
+        The histogram is float64 of shape [N], the edges of its bins are float64 of shape [N + 1]: bin i holds
+        the values from edge i up to the next.
+        """
         seen = self._observer
         counts = seen.histogram.clone()
         if seen.zeros:

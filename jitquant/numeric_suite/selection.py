@@ -52,7 +52,9 @@ def _meant_by(kind: Any, types: Mapping[str, str], caller: str, argument: str) -
         short = {known.rpartition(".")[2] for path, known in types.items() if path}
         hint = did_you_mean(name, sorted(short | set(types)))
         hint = hint or (
-            f"; its classes are {', '.join(sorted(short))}" if short else "; a frozen model has no modules any more"
+            f"; its classes are {', '.join(sorted(short))}"
+            if short
+            else "; a frozen model has no modules any more"
         )
         raise QuantizationError(
             f"{caller}: {argument} has {name!r}, which is no class and no path of the float model{hint}"

@@ -1,19 +1,21 @@
 """Where smooth_inputs divided the channels of a value by factors, so that what is compared has to be brought
 to the same measure.
 
-Nothing in the file says so by name; it follows from the graph (see passes/smooth_inputs.cpp): the factors stand
-in a multiplication before the quantize, in a kernel of the native target, or in the layer norm in front.
+Nothing in the file says so by name; it follows from the graph (see passes/smooth_inputs.cpp): the factors
+stand in a multiplication before the quantize, in a kernel of the native target, or in the layer norm in
+front.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jitquant.numeric_suite.graphs import Graph, Node
-from jitquant.numeric_suite.packed import kernel_state
+from jitquant.numeric_suite.packed import kernel_state, name_of
 
 # What only changes how a number is written down.
 _CONVERSIONS = {
@@ -35,9 +37,10 @@ class Smoothing:
     Attributes:
         factors: by what each channel of the input is divided, and each column of the weight multiplied;
             float32, shape [channels].
-        norm: the layer norm of the integer graph that gives its value so divided; None where the division stands
-            behind the op that gives the value.
-        is_undone: whether ``Watched`` shows the values as they were before, as it does where a kernel divides.
+        norm: the layer norm of the integer graph that gives its value so divided; None where the division
+            stands behind the op that gives the value.
+        is_undone: whether ``Watched`` shows the values as they were before, as it does where a kernel
+            divides.
     """
 
     factors: Tensor
@@ -45,12 +48,21 @@ class Smoothing:
     is_undone: bool = False
 
 
-def find_smoothing(graph: Graph, linear: Node, twin: Graph, twin_linear: Node) -> Smoothing | None:
-    """What was done to the input of an integer linear, or None. `twin_linear` is the same op of the float twin."""
+def find_smoothing(
+    graph: Graph, linear: Node, twin: Graph, twin_linear: Node, of_user: Collection[str]
+) -> Smoothing | None:
+    """What was done to the input of an integer linear, or None.
+
+    Args:
+        graph, linear: the integer graph and the op in it.
+        twin, twin_linear: the float twin's, likewise.
+        of_user: the names of the nodes that give the values of the user's ops (see ``name_of``).
+    """
     node = linear.inputsAt(0).node()
     while node.kind() in _CONVERSIONS or (node.kind() == "jitquant::quantize" and not _tensors(graph, node)):
         node = node.inputsAt(0).node()
-    if node.kind() == "aten::multiply":
+    # Loading a file makes the one of the other.
+    if node.kind() in ("aten::mul", "aten::multiply") and name_of(node) not in of_user:
         return Smoothing(1 / graph.static(node.inputsAt(1)).flatten())
     if node.kind() in _KERNELS:
         tensors, place = _tensors(graph, node), _KERNELS[node.kind()]
@@ -66,20 +78,20 @@ def _tensors(graph: Graph, node: Node) -> list[Tensor]:
 
 
 def _of_norm(graph: Graph, norm: Node, twin: Graph, twin_norm: Node) -> Smoothing | None:
-    """A norm's weight and bias are divided; of a channel where both are 0 nothing can be said, nor matters."""
+    """Weight and bias are divided; of a channel where both are 0 nothing can be said, nor matters."""
     if twin_norm.kind() != "aten::layer_norm":
         return None
+    weight: Tensor | None
     if norm.kind() == "jitquant::layer_norm":
         weight, bias = _tensors(graph, norm)[:2]
     else:
         weight, bias = (graph.static(norm.namedInput(name)) for name in ("weight", "bias"))
-    weight_before, bias_before = (twin.static(twin_norm.namedInput(name)) for name in ("weight", "bias"))
     if weight is None:
         return None
-    if weight_before is None:
-        weight_before = torch.ones_like(weight)
-    factors = weight_before / weight
-    if bias is not None and bias_before is not None:
+    weight_before, bias_before = (twin.static(twin_norm.namedInput(name)) for name in ("weight", "bias"))
+    ones = torch.ones_like(weight)
+    factors = (ones if weight_before is None else weight_before) / weight
+    if bias_before is not None:
         factors = torch.where(weight == 0, bias_before / bias, factors)
-    factors = torch.where(factors.isfinite(), factors, 1).detach()
-    return None if torch.equal(factors, torch.ones_like(factors)) else Smoothing(factors, norm)
+    factors = torch.where(factors.isfinite(), factors, ones).detach()
+    return None if torch.equal(factors, ones) else Smoothing(factors, norm)

@@ -12,7 +12,7 @@ from jitquant.errors import QuantizationError
 
 
 def compute_error(x: Tensor | Sequence[Any], y: Tensor | Sequence[Any]) -> Tensor:
-    """The signal-to-quantization-noise ratio of ``y``, which stands for ``x``: 20 log10(|x| / |x − y|).
+    """The signal-to-quantization-noise ratio of ``y``, which stands for ``x``: 20 log10(|x| / |x - y|).
 
     Args:
         x: the reference: a tensor, or several, in lists or tuples of any depth, as loggers keep them.

@@ -42,8 +42,8 @@ def compare_model_stub(
         float_model, q_model, module_swap_list, logger_cls: as for ``prepare_model_with_stubs``.
 
     Returns:
-        For each module, as ``layer1.0.stats``, the logger's ``stats``: of a ``ShadowLogger`` a dict with ``'float'``
-        and ``'quantized'``, lists of tensors.
+        For each module, as ``layer1.0.stats``, the logger's ``stats``: of a ``ShadowLogger`` a dict with
+        ``'float'`` and ``'quantized'``, lists of tensors.
 
     Raises:
         QuantizationError: as ``prepare_model_with_stubs`` does, and where forward does not take the data.
@@ -59,30 +59,30 @@ def prepare_model_with_stubs(
     module_swap_list: Iterable[ModuleKind],
     logger_cls: LoggerClass = ShadowLogger,
 ) -> None:
-    """Attaches float shadows to the quantized model: call it on each batch, then ``get_logger_dict(q_module)``.
+    """Attaches float shadows to the quantized model: call it on each batch, then ``get_logger_dict`` on it.
 
     The float code of a whole module, a ``BasicBlock`` with all in it, runs on what enters the quantized one,
-    dequantized, and gives what the logger sees beside the quantized result: the error of this module alone, and
-    none of those before it. Where an op of the module is fused with ops behind it, those belong to
-    it, a relu behind a linear. Of modules that give several tensors the last one is compared. Modules in which
+    dequantized, and gives what the logger sees beside the quantized result: the error of this module alone,
+    and none of those before it. Where an op of the module is fused with ops behind it, those belong to it, as
+    a relu does to a linear. Of modules that give several tensors the last one is compared. Modules in which
     all stays float have no shadow.
 
-    Calls of the quantized model run a copy with the shadows, without gradients; what ``torch.jit.save`` writes is
-    the model as it was. To prepare once more begins anew.
+    Calls of the quantized model run a copy with the shadows, without gradients; what ``torch.jit.save``
+    writes is the model as it was. To prepare once more begins anew.
 
     Args:
         float_module: the model that `q_module` was made of, scripted, traced or loaded.
         q_module: what ``quantize_jit``, ``convert_jit`` or their dynamic counterparts returned, for either
             target, or such a file loaded.
         module_swap_list: module classes (``torch.nn.Linear``, one of the user's own), names of classes
-            (``"BasicBlock"``, for models loaded from files), and paths (``"layer1.0"``). What is inside another
-            module of the list is part of that one.
+            (``"BasicBlock"``, for models loaded from files), and paths (``"layer1.0"``). What is inside
+            another module of the list is part of that one.
         logger_cls: a class of loggers that take pairs; see ``Logger``.
 
     Raises:
         QuantizationError: for an eager module, a quantized model that jitquant did not make, one made with
-            ``debug``, one that was not made of `float_module`; for a wrong `logger_cls`, and for what is in the
-            list and not in the model.
+            ``debug``, one that was not made of `float_module`; for a wrong `logger_cls`, and for what is in
+            the list and not in the model.
     """
     shadows = _Shadows(float_module, q_module, module_swap_list, logger_cls, "prepare_model_with_stubs")
     attach(q_module, shadows.run, shadows.loggers)
@@ -129,7 +129,7 @@ class _Shadows:
         )
 
     def run(self, *data: Any) -> Any:
-        """One call: of the quantized model first, which is listened to, then of the float one on its inputs."""
+        """One call: of the quantized model, which is listened to, then of the float one on its inputs."""
         entering: dict[tuple[int, int], deque[Tensor]] = defaultdict(deque)
         left: dict[int, list[Tensor]] = defaultdict(list)
         last: dict[str, int] = {}  # a way out may lie in a branch that is not taken

@@ -28,8 +28,9 @@ def compare_weights(
             either target, or such a file loaded.
 
     Returns:
-        For each weight, by its module's path and its own name (``conv1.weight``, ``rnn.weight_hh_l0_reverse``),
-        a dict with ``'float'`` and ``'quantized'``: two tensors of the same shape.
+        For each weight, by its module's path and its own name (``conv1.weight``,
+        ``rnn.weight_hh_l0_reverse``), a dict with ``'float'`` and ``'quantized'``: two tensors of the same
+        shape.
 
     Raises:
         QuantizationError: for a state dict and for an eager module; for a quantized model that jitquant did
@@ -49,6 +50,6 @@ def compare_weights(
 def _refuse_state_dict(model: Any, caller: str) -> None:
     if isinstance(model, dict):
         raise QuantizationError(
-            f"{caller}: this is a state dict, and that of a quantized module has no weights in it, as they are "
-            "packed into constants; pass the two models themselves"
+            f"{caller}: this is a state dict, and that of a quantized module has no weights in it, as they "
+            "are packed into constants; pass the two models themselves"
         )
