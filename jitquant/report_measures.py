@@ -19,7 +19,7 @@ from jitquant.numeric_suite.matched import Matched
 from jitquant.pair_histogram import PairHistogram
 from jitquant.presets import PRESETS
 from jitquant.report_data import Figures, HistogramData, OpData, ReportData, TimeData
-from jitquant.report_times import Times, compare_times, profile_places, runs_within
+from jitquant.report_times import compare_times, profile_places, runs_within
 from jitquant.report_values import Comparison, compare_values
 from jitquant.summary import OpSummary, Summary, summarize
 from jitquant.watch import final_places, twin_places
@@ -45,10 +45,12 @@ def measure(
     first = next(batches, None)
     if first is None:
         raise QuantizationError(f"{caller}: data is empty; pass at least one batch of what forward takes")
-    compared = compare_values(matched, chain([first], batches), caller)
+    compared = compare_values(matched, quantized, chain([first], batches), caller)
     runs = runs_within(matched.twin, first)
     summary = summarize(quantized, first)
-    rows = _Rows(matched, compared, summary, *(_side(matched, at, first, runs) for at in ("float", "final")))
+    floats = _Side(matched, matched.twin, twin_places(matched.twin, quantized), first, runs)
+    final = _Side(matched, quantized, final_places(quantized), first, runs)
+    rows = _Rows(matched, compared, summary, floats, final)
     return ReportData(
         title=title or float_model.original_name,
         facts=_facts(quantized, compared, runs),
@@ -70,7 +72,9 @@ class _Side:
         times: of its nodes.
     """
 
-    def __init__(self, matched: Matched, model: Model, places: Mapping[int, Any], times: Times) -> None:
+    def __init__(
+        self, matched: Matched, model: Model, places: Mapping[int, Any], inputs: tuple[Any, ...], runs: int
+    ) -> None:
         self.places = {index: place.node for index, place in places.items() if place.method == _METHOD}
         rows = _row_numbers(matched)
         members: dict[int, list[int]] = {}
@@ -83,15 +87,7 @@ class _Side:
                 position = self.positions[place]
                 graph[position] = replace(graph[position], module=matched.ops[indices[0]].module)
         self.graph = graph
-        self.times = times
-
-
-def _side(matched: Matched, which: str, inputs: tuple[Any, ...], runs: int) -> _Side:
-    if which == "float":
-        model, places = matched.twin, twin_places(matched.twin, matched.quantized)
-    else:
-        model, places = matched.quantized, final_places(matched.quantized)
-    return _Side(matched, model, places, profile_places(model, inputs, runs))
+        self.times = profile_places(model, inputs, runs)
 
 
 def _row_numbers(matched: Matched) -> dict[int, int]:

@@ -40,88 +40,79 @@ class Comparison:
         return sqnr_of(self.signal, self.noise)
 
 
-def compare_values(matched: Matched, batches: Iterator[tuple[Any, ...]], caller: str) -> Comparison:
+def compare_values(
+    matched: Matched, quantized: torch.jit.ScriptModule, batches: Iterator[tuple[Any, ...]], caller: str
+) -> Comparison:
     """Runs both models on each batch.
 
     Each is run as often as it takes to hold no more than `HELD_BYTES` of float values at once, or those of
     one op.
     """
     comparison = Comparison()
+    models = _Models(matched, quantized, caller)
     parts: list[list[int]] | None = None
     for inputs in batches:
-        parts = parts or _parts(matched, inputs, caller)
+        parts = parts or models.parts(inputs)
         for part in parts:
-            expected, got = _run_part(matched, inputs, part, comparison.histograms, caller)
+            expected, got = models.compare(inputs, part, comparison.histograms)
         _add_outputs(comparison, expected, got)
         comparison.batches += 1
     return comparison
 
 
-def _parts(matched: Matched, inputs: tuple[Any, ...], caller: str) -> list[list[int]]:
-    """The ops whose values both models give, in groups that are held together."""
-    results = sorted(
-        _seen(matched.twin, twin_places(matched.twin, matched.quantized), matched)
-        & _seen(matched.quantized, final_places(matched.quantized), matched)
-    )
-    sizes: dict[int, int] = dict.fromkeys(results, 0)
+@dataclass(frozen=True)
+class _Models:
+    matched: Matched
+    quantized: torch.jit.ScriptModule
+    caller: str
 
-    def measure(index: int, value: Tensor) -> None:
-        sizes[index] += value.numel() * value.element_size()
+    def parts(self, inputs: tuple[Any, ...]) -> list[list[int]]:
+        """The ops whose values both models give, in groups that are held together."""
+        twin_values = self._seen(self.matched.twin, twin_places(self.matched.twin, self.quantized))
+        results = sorted(twin_values & self._seen(self.quantized, final_places(self.quantized)))
+        sizes: dict[int, int] = dict.fromkeys(results, 0)
 
-    call(_watched_twin(matched, results), inputs, caller, on_output=measure)
-    parts: list[list[int]] = [[]]
-    held = 0
-    for index in results:
-        if parts[-1] and held + sizes[index] > HELD_BYTES:
-            parts.append([])
-            held = 0
-        parts[-1].append(index)
-        held += sizes[index]
-    return parts
+        def measure(index: int, value: Tensor) -> None:
+            sizes[index] += value.numel() * value.element_size()
 
+        call(self._twin(results), inputs, self.caller, on_output=measure)
+        parts: list[list[int]] = [[]]
+        held = 0
+        for index in results:
+            if parts[-1] and held + sizes[index] > HELD_BYTES:
+                parts.append([])
+                held = 0
+            parts[-1].append(index)
+            held += sizes[index]
+        return parts
 
-def _seen(model: torch.jit.ScriptModule, places: Mapping[int, Any], matched: Matched) -> set[int]:
-    """The ops of forward whose values a model gives as tensors."""
-    seen = places_with_tensors(model._c._get_method("forward").graph)
-    results = {op.index for op in matched.ops if op.is_result and op.method == "forward"}
-    return {index for index in results if places[index].node in seen}
+    def compare(
+        self, inputs: tuple[Any, ...], part: Collection[int], histograms: dict[int, PairHistogram]
+    ) -> tuple[Any, Any]:
+        """Compares the values of some ops, in a loop those of each turn; gives what both models return."""
+        expected: dict[int, list[Tensor]] = {index: [] for index in part}
 
+        def hold(index: int, value: Tensor) -> None:
+            # Smoothing lets a layer norm divide what it gives, and linears multiply their weights instead.
+            divisor = self.matched.divisors.get(index)
+            expected[index].append(own(value) if divisor is None else value / divisor)
 
-def _run_part(
-    matched: Matched,
-    inputs: tuple[Any, ...],
-    part: Collection[int],
-    histograms: dict[int, PairHistogram],
-    caller: str,
-) -> tuple[Any, Any]:
-    """Compares the values of some ops, in a loop those of each turn, and returns what both models return."""
-    expected: dict[int, list[Tensor]] = {index: [] for index in part}
-    call_expected = call(
-        _watched_twin(matched, part),
-        inputs,
-        caller,
-        on_output=lambda index, value: expected[index].append(own(value)),
-    )
+        def compare(index: int, value: Tensor) -> None:
+            turns = expected[index]
+            if turns and turns[0].shape == value.shape and turns[0].is_floating_point():
+                histograms.setdefault(index, PairHistogram()).add(turns.pop(0), value)
 
-    def compare(index: int, value: Tensor) -> None:
-        turns = expected[index]
-        if turns and turns[0].shape == value.shape and turns[0].is_floating_point():
-            _add(histograms.setdefault(index, PairHistogram()), turns.pop(0), value, matched.divisors, index)
+        returned = call(self._twin(part), inputs, self.caller, on_output=hold)
+        return returned, call(Watched(self.quantized, outputs=part), inputs, self.caller, on_output=compare)
 
-    got = call(Watched(matched.quantized, outputs=part), inputs, caller, on_output=compare)
-    return call_expected, got
+    def _twin(self, outputs: Collection[int]) -> Watched:
+        return Watched(self.matched.twin, self.quantized, outputs=outputs)
 
-
-def _add(
-    histogram: PairHistogram, expected: Tensor, got: Tensor, divisors: Mapping[int, Tensor], index: int
-) -> None:
-    """What smoothing divides its users' weights are multiplied with, so the float value is divided too."""
-    divisor = divisors.get(index)
-    histogram.add(expected if divisor is None else expected / divisor, got)
-
-
-def _watched_twin(matched: Matched, outputs: Collection[int]) -> Watched:
-    return Watched(matched.twin, matched.quantized, outputs=outputs)
+    def _seen(self, model: torch.jit.ScriptModule, places: Mapping[int, Any]) -> set[int]:
+        """The ops of forward whose values a model gives as tensors."""
+        seen = places_with_tensors(model._c._get_method("forward").graph)
+        results = {op.index for op in self.matched.ops if op.is_result and op.method == "forward"}
+        return {index for index in results if places[index].node in seen}
 
 
 def _add_outputs(comparison: Comparison, expected: Any, got: Any) -> None:
