@@ -104,7 +104,7 @@ def main() -> None:
 
     heading("Where does the accuracy go?")
     page = jitquant.report(
-        traced, quantized, list(images[::10].split(1)), out / "report.html", title="EfficientNet-Lite0"
+        traced, quantized, list(images[::20].split(1)), out / "report.html", title="EfficientNet-Lite0"
     )
     say("Signal to noise op by op, values and weights with their ranges, times and both graphs:")
     say(f"open {page} in a browser.")
