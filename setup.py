@@ -131,6 +131,7 @@ class BuildWithInfo(BuildExtension):  # type: ignore[misc]
 
 setup(
     packages=["jitquant", "jitquant.exact", "jitquant.numeric_suite"],
+    package_data={"jitquant": ["page/*"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildWithInfo},
 )

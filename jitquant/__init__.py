@@ -35,6 +35,7 @@ from jitquant.qconfig import (  # noqa: E402
 )
 from jitquant.qconfig_mapping import QConfigMapping  # noqa: E402
 from jitquant.quantizer import ComposedQuantizer, OpNode, Quantizer  # noqa: E402
+from jitquant.report import report  # noqa: E402
 from jitquant.statistics import load_statistics, merge_statistics, save_statistics  # noqa: E402
 from jitquant.summary import OpSummary, Summary, summarize  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
@@ -85,6 +86,7 @@ __all__ = [
     "profile",
     "quantize_dynamic_jit",
     "quantize_jit",
+    "report",
     "save_statistics",
     "summarize",
     "weight_only_int8_qconfig",

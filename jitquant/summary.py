@@ -61,6 +61,11 @@ class OpSummary:
     def is_integer(self) -> bool:
         return not self.reason
 
+    @property
+    def bytes_saved(self) -> float:
+        """How many bytes fewer its weight takes than as float32; a recurrent layer's is counted as 8 bits."""
+        return SAVES.get(self.becomes, INTEGER_SAVES) * self.weights if self.is_integer else 0.0
+
     def __str__(self) -> str:
         place = f" at {self.source}" if self.source else ""
         return f"{self.op}{place}{f' ({self.module})' if self.module else ''}"
@@ -95,7 +100,7 @@ class Summary:
 
         A recurrent layer's are counted as 8 bits, whatever its qconfig says.
         """
-        return int(sum(SAVES.get(op.becomes, INTEGER_SAVES) * op.weights for op in self.ops if op.is_integer))
+        return int(sum(op.bytes_saved for op in self.ops))
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows, for other programs."""

@@ -102,6 +102,13 @@ def main() -> None:
     say(f"a fresh process has loaded it with torch {torch.__version__}:\n")
     run_in_fresh_process(int8_file, images, got)
 
+    heading("Where does the accuracy go?")
+    page = jitquant.report(
+        traced, quantized, list(images[::20].split(1)), out / "report.html", title="EfficientNet-Lite0"
+    )
+    say("Signal to noise op by op, values and weights with their ranges, times and both graphs:")
+    say(f"open {page} in a browser.")
+
     heading("What the file says of itself")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         jitquant.info(int8_file)
