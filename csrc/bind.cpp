@@ -258,6 +258,7 @@ py::list list_tensor_nodes(const Module& module, const std::string& method) {
     entry["attributes"] = node.attributes;
     entry["params"] = node.params;
     entry["producers"] = node.producers;
+    entry["tensors"] = node.tensors;
     nodes.append(entry);
   }
   return nodes;

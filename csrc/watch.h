@@ -31,6 +31,7 @@ struct TensorNode {
   // For each tensor that it takes and that is not known beforehand, lists taken apart: the place of the node
   // that made it, or -1.
   std::vector<int64_t> producers;
+  int64_t tensors = 0;  // how many it gives, as far as that is known
 };
 
 std::vector<TensorNode> tensor_nodes(const Context& context, const std::shared_ptr<torch::jit::Graph>& graph);

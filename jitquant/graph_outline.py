@@ -16,7 +16,7 @@ import torch
 
 from jitquant.report_data import GraphNode
 
-__all__ = ["outline_graph", "places_with_tensors"]
+__all__ = ["outline_graph"]
 
 _FILL = ("aten::append", "aten::_set_item")
 _REPACK = (*_FILL, "aten::__getitem__")
@@ -40,12 +40,6 @@ def outline_graph(
     outline = _Outline(ops_of)
     outline.add_graph(graph)
     return outline.nodes, outline.positions
-
-
-def places_with_tensors(graph: torch.Graph) -> set[int]:
-    """The nodes, named as above, that give tensors, or a list that is taken apart: no list that grows."""
-    nodes = [node for node in _walk(graph) if _makes_tensors(node)]
-    return {place for place, node in enumerate(nodes) if any(map(_can_be_seen, node.outputs()))}
 
 
 class _Outline:
@@ -119,10 +113,6 @@ def _walk(block: torch.Graph | torch.Block) -> Iterator[torch.Node]:
         yield node
         for inner in node.blocks():
             yield from _walk(inner)
-
-
-def _can_be_seen(value: torch.Value) -> bool:
-    return _is_tensor(value.type()) or any(use.user.kind() == "prim::ListUnpack" for use in value.uses())
 
 
 def _makes_tensors(node: torch.Node) -> bool:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jitquant.graph_outline import places_with_tensors
 from jitquant.numeric_suite.calls import call, own
 from jitquant.numeric_suite.matched import Matched
 from jitquant.pair_histogram import PairHistogram, sqnr_of
-from jitquant.watch import Watched, final_places, twin_places
+from jitquant.watch import Watched
 
 HELD_BYTES = 1 << 28  # of float values, until the quantized ones of the same batch are there
 
@@ -68,8 +67,8 @@ class _Models:
 
     def parts(self, inputs: tuple[Any, ...]) -> list[list[int]]:
         """The ops whose values both models give, in groups that are held together."""
-        twin_values = self._seen(self.matched.twin, twin_places(self.matched.twin, self.quantized))
-        results = sorted(twin_values & self._seen(self.quantized, final_places(self.quantized)))
+        both = self._twin(()).visible & Watched(self.quantized, outputs=()).visible
+        results = sorted(op.index for op in self.matched.ops if op.index in both and op.method == "forward")
         sizes: dict[int, int] = dict.fromkeys(results, 0)
 
         def measure(index: int, value: Tensor) -> None:
@@ -107,12 +106,6 @@ class _Models:
 
     def _twin(self, outputs: Collection[int]) -> Watched:
         return Watched(self.matched.twin, self.quantized, outputs=outputs)
-
-    def _seen(self, model: torch.jit.ScriptModule, places: Mapping[int, Any]) -> set[int]:
-        """The ops of forward whose values a model gives as tensors."""
-        seen = places_with_tensors(model._c._get_method("forward").graph)
-        results = {op.index for op in self.matched.ops if op.is_result and op.method == "forward"}
-        return {index for index in results if places[index].node in seen}
 
 
 def _add_outputs(comparison: Comparison, expected: Any, got: Any) -> None:

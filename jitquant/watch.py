@@ -184,7 +184,8 @@ class Watched:
         for method in methods:
             self._nodes[method] = _C.tensor_nodes(self._module._c, method)
         self._places = _read_places(module, "Watched") if quantized is None else _twin_places(module, methods)
-        results = {index: place for index, place in self._places.items() if place.output != _WITHIN}
+        results = {index: place for index, place in self._places.items() if self._is_seen(place)}
+        self.visible = frozenset(results)  # the ops whose values the model gives
         self._outputs = [index for index in results if outputs is None or index in outputs]
         self._inputs = self._slots(index for index in results if index in inputs)
         self._substitutes = self._slots(index for index in results if index in substitutes)
@@ -257,6 +258,10 @@ class Watched:
         unoptimized = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
         with torch.no_grad(), unoptimized, _watching(see, replace):
             return getattr(self._module, method)(*inputs)
+
+    def _is_seen(self, place: _Place) -> bool:
+        """Whether the value stands in the graph as a tensor: not within a fused op, nor in a growing list."""
+        return place.output != _WITHIN and place.output < self._nodes[place.method][place.node]["tensors"]
 
     def _slots(self, indices: Iterator[int]) -> list[_Slot]:
         slots = []
