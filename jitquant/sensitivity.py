@@ -1,0 +1,330 @@
+"""What each quantized part of a model costs, alone and together with all others."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jitquant.api import convert_jit, prepare_jit
+from jitquant.calls import Call, calls_of, in_pieces
+from jitquant.checks import check_prepared, check_script_module
+from jitquant.errors import QuantizationError
+from jitquant.info import read_info
+from jitquant.preparation import QConfigDict
+from jitquant.qconfig import get_default_qconfig
+from jitquant.summary import read_report
+from jitquant.switchable import Part, Switchable, check_static
+from jitquant.text_table import aligned, decibels, millions
+
+__all__ = ["PartSensitivity", "Sensitivity", "sensitivity"]
+
+Metric = Callable[[torch.jit.ScriptModule], Any]
+
+
+@dataclass(frozen=True)
+class PartSensitivity:
+    """One row: what the quantized model computes in one integer op, and what rounding there costs.
+
+    Attributes:
+        name: what tells it from all others: the path of its module, with the op's name behind it where the
+            module has several parts, and ``_1`` and so on where these have one name.
+        method: the method of the top module that it is in.
+        module: the dotted path of its module; empty for the model itself.
+        source: file and line of the user's code; empty where none is known.
+        op: the canonical name of its first op, such as ``aten::conv2d``.
+        becomes: the integer op that it is.
+        weights: how many values its weights have.
+        multiply_adds: of one call of the model, on the first of the inputs measured on.
+        alone: SQNR of the output in dB where only this part is integer, or then the metric. Infinite where
+            it changes nothing.
+        together: what is gained, in dB or of the metric, if this part stays float while all others are
+            integer. None where that was not asked for.
+    """
+
+    name: str
+    method: str
+    module: str
+    source: str
+    op: str
+    becomes: str
+    weights: int
+    multiply_adds: int
+    alone: float
+    together: float | None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What `sensitivity` found; ``print`` it for a table, or read the rows.
+
+    Attributes:
+        rows: one for each part, the costliest first.
+        unit: ``"dB"``, or ``"metric"`` where a metric was given.
+        floating: the metric of the float model; infinite in dB.
+        integer: that of the model with all parts integer.
+        samples: how many rows of the inputs it was measured on; 0 with a metric, which has its own.
+    """
+
+    rows: tuple[PartSensitivity, ...]
+    unit: str
+    floating: float
+    integer: float
+    samples: int
+
+    def __getitem__(self, name: str) -> PartSensitivity:
+        """The row of a part by its name. Raises KeyError where there is none."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def table(self, costliest: int | None = None) -> str:
+        """The rows as text, the costliest first; or only so many of them."""
+        unit = "dB" if self.unit == "dB" else ""
+        head = (f"alone {unit}".strip(), f"gain {unit}".strip(), "part", "op", "weights", "M mul-adds", "source")
+        cells = [head, *(self._cells(row) for row in self.rows[:costliest])]
+        return "\n".join([*aligned(cells, left=("part", "op", "source")), *self._remarks()])
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The rows, for other programs."""
+        return [asdict(row) for row in self.rows]
+
+    def to_json(self) -> str:
+        """Everything, for other programs; what is infinite is null."""
+        return json.dumps(_finite(asdict(self)))
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def _cells(self, row: PartSensitivity) -> tuple[str, ...]:
+        return (
+            self._number(row.alone),
+            "" if row.together is None else self._number(row.together),
+            row.name,
+            row.op,
+            str(row.weights or ""),
+            millions(row.multiply_adds),
+            row.source,
+        )
+
+    def _number(self, value: float) -> str:
+        return decibels(value) if self.unit == "dB" else f"{value:.4g}"
+
+    def _remarks(self) -> list[str]:
+        if self.unit != "dB":
+            return [f"float: {self.floating:.4g}; all parts integer: {self.integer:.4g}"]
+        return [
+            f"all parts integer: {decibels(self.integer)} dB; SQNR of the outputs for {self.samples} rows of input"
+        ]
+
+
+def sensitivity(
+    model: torch.jit.ScriptModule,
+    data: Any,
+    qconfig_dict: QConfigDict | None = None,
+    *,
+    metric: Metric | None = None,
+    together: bool = True,
+    samples: int = 4,
+    target: str = "quantized",
+    preset: str = "balanced",
+    correct_bias: bool | None = None,
+    smooth_inputs: bool | None = None,
+    round_weights: bool | None = None,
+    equalize_layers: bool | None = None,
+    methods: Sequence[str] = ("forward",),
+) -> Sensitivity:
+    """Measures what each quantized part of a model costs, without converting the model for each of them.
+
+    A part is what the quantized model computes in one integer op. The model is calibrated and converted once;
+    a float copy of it then rounds what the parts that are switched on would round (as ``debug=True`` does),
+    once with each part alone, and once with all but that.
+
+    Args:
+        model: a float ScriptModule in evaluation mode; or what ``prepare_jit`` returned, after calibration,
+            and then `qconfig_dict` and all that prepares a model was said there. It is not changed.
+        data: inputs of forward: a list whose items are tuples of what it takes, or its only tensor. All of
+            them calibrate a float model.
+        qconfig_dict: as for ``prepare_jit``; ``{"": get_default_qconfig()}`` if None.
+        metric: ``metric(model) -> float``, higher being better, takes the place of the SQNR of the outputs.
+            It is called once for each setting, with a module that behaves as the quantized one would.
+        together: measure that too; without, it takes about a third of the time.
+        samples: how many rows of `data` to measure the SQNR on: calls of larger batches are taken apart where
+            rows have nothing to do with each other.
+        target, preset, correct_bias, smooth_inputs, round_weights, equalize_layers, methods: as for
+            ``prepare_jit``.
+
+    Raises:
+        QuantizationError: as ``prepare_jit`` and ``convert_jit`` do; for data that is no input, for dynamic
+            qconfigs, where no part is integer, for a metric that gives no number, and without one where
+            forward returns no tensor of floating point.
+    """
+    caller = "sensitivity"
+    check_script_module(model, caller)
+    check_metric(metric, caller)
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise QuantizationError(f"{caller}: samples is {samples!r}; pass a whole number from 1 up")
+    calls = calls_of(data, caller)
+    facts = read_info(model)
+    if facts is None:
+        choice = {"": get_default_qconfig()} if qconfig_dict is None else qconfig_dict
+        model = prepare_jit(
+            model,
+            choice,
+            target=target,
+            preset=preset,
+            correct_bias=correct_bias,
+            smooth_inputs=smooth_inputs,
+            round_weights=round_weights,
+            equalize_layers=equalize_layers,
+            methods=methods,
+        )
+        check_static(model, caller)
+        calibrate(model, calls)
+    elif qconfig_dict is not None:
+        raise QuantizationError(
+            f"{caller}: the model is {facts['stage']} already; leave qconfig_dict out, or give the float model"
+        )
+    facts = check_prepared(model, caller)
+    check_static(model, caller)
+    switchable = Switchable(model, facts, read_report(convert_jit(model)))
+    if not switchable.parts:
+        raise QuantizationError(f"{caller}: no part of the model is integer under this qconfig_dict")
+    score: Score = ByOutput(switchable, calls, samples, caller)
+    multiply_adds = switchable.multiply_adds(score.calls[0])
+    if metric is not None:
+        score = ByMetric(switchable, metric, caller)
+    return _measured(switchable.parts, score, multiply_adds, together)
+
+
+class Score:
+    """What a setting of the switches is worth, higher being better."""
+
+    unit: str
+    calls: list[Call]
+    samples = 0
+    floating: float
+
+    def of(self, on: Collection[Part]) -> float:
+        """Of the model with these parts integer and all others float."""
+        raise NotImplementedError
+
+    def gain(self, more: float, less: float) -> float:
+        """By how much one is more than the other."""
+        return more - less if more != less else 0.0
+
+
+class ByOutput(Score):
+    """SQNR of the outputs in dB, over all outputs of all calls together."""
+
+    unit = "dB"
+    floating = math.inf
+
+    def __init__(self, switchable: Switchable, calls: Sequence[Call], samples: int, caller: str) -> None:
+        self._switchable = switchable
+        with switchable.running(()) as module:
+            self.calls = in_pieces(module, calls, samples)
+            self._float = [call.run(module) for call in self.calls]
+        self.samples = sum(call.rows for call in self.calls)
+        if not any(self._float):
+            raise QuantizationError(
+                f"{caller}: the outputs hold no tensor of floating point to compare; pass metric=, a function "
+                "that gives a number for a model"
+            )
+
+    def of(self, on: Collection[Part]) -> float:
+        with self._switchable.running(on) as module:
+            return self.of_module(module)
+
+    def of_module(self, module: torch.jit.ScriptModule) -> float:
+        """The same of any module."""
+        noise = signal = 0.0
+        for call, expected in zip(self.calls, self._float, strict=True):
+            given = call.run(module)
+            if [tensor.shape for tensor in given] != [tensor.shape for tensor in expected]:
+                return -math.inf  # what is found is something else
+            for ours, theirs in zip(given, expected, strict=True):
+                signal += float(theirs.double().square().sum())
+                noise += float((ours.double() - theirs.double()).square().sum())
+        if math.isnan(noise):
+            return -math.inf
+        return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+class ByMetric(Score):
+    """The user's own metric."""
+
+    unit = "metric"
+
+    def __init__(self, switchable: Switchable, metric: Metric, caller: str) -> None:
+        self._switchable = switchable
+        self._metric = metric
+        self._caller = caller
+        self.floating = self.of(())
+
+    def of(self, on: Collection[Part]) -> float:
+        with self._switchable.running(on) as module:
+            return self.of_module(module)
+
+    def of_module(self, module: torch.jit.ScriptModule) -> float:
+        """The same of any module."""
+        with torch.no_grad():
+            value = self._metric(module)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            number = math.nan
+        if math.isnan(number):
+            raise QuantizationError(
+                f"{self._caller}: metric returned {value!r:.60}; let it return a number, higher being better"
+            )
+        return number
+
+
+def check_metric(metric: Any, caller: str) -> None:
+    """Raises QuantizationError unless the metric is None or can be called."""
+    if metric is not None and not callable(metric):
+        raise QuantizationError(
+            f"{caller}: metric is a {type(metric).__name__}; pass a function that takes a model and gives a "
+            "number, higher being better"
+        )
+
+
+def calibrate(prepared: torch.jit.ScriptModule, calls: Sequence[Call]) -> None:
+    """Shows the inputs of these calls to the observers."""
+    with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        for call in calls:
+            call.run(prepared)
+
+
+def _measured(
+    parts: Sequence[Part], score: Score, multiply_adds: Mapping[Part, int], together: bool
+) -> Sensitivity:
+    integer = score.of(parts)
+    rows = []
+    for part in parts:
+        others = [other for other in parts if other is not part]
+        rows.append(
+            PartSensitivity(
+                **{key: value for key, value in asdict(part).items() if key != "ops"},
+                multiply_adds=multiply_adds.get(part, 0),
+                alone=score.of([part]),
+                together=score.gain(score.of(others), integer) if together else None,
+            )
+        )
+    rows.sort(key=lambda row: (row.alone, -(row.together or 0)))
+    return Sensitivity(tuple(rows), score.unit, score.floating, integer, score.samples)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
