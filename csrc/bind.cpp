@@ -15,6 +15,7 @@
 #include "csrc/profile.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
+#include "csrc/watch.h"
 
 namespace py = pybind11;
 
@@ -244,6 +245,70 @@ py::dict profile(const Module& module, const py::tuple& inputs, int64_t runs) {
   return entry;
 }
 
+py::list list_tensor_nodes(const Module& module, const std::string& method) {
+  const Context context(module, {method}, {});
+  py::list nodes;
+  for (const TensorNode& node : tensor_nodes(context, context.graphs()[0])) {
+    py::dict entry;
+    entry["op"] = node.op;
+    entry["module"] = node.path;
+    entry["source"] = node.line;
+    entry["kernel"] = node.kernel;
+    entry["params"] = node.params;
+    entry["producers"] = node.producers;
+    nodes.append(entry);
+  }
+  return nodes;
+}
+
+std::vector<int64_t> list_computing_places(const Module& module, const std::string& method) {
+  const Context context(module, {method}, {});
+  return computing_places(context, context.graphs()[0]);
+}
+
+std::map<int64_t, std::pair<int64_t, int64_t>> take_places_of(const Module& module,
+                                                              const std::string& method) {
+  std::map<int64_t, std::pair<int64_t, int64_t>> places;
+  for (const auto& [report, place] : take_places(module.get_method(method).graph())) {
+    places[report] = {place.node, place.output};
+  }
+  return places;
+}
+
+using Triples = std::vector<std::tuple<int64_t, int64_t, int64_t>>;
+
+void watch_method(const Module& module, const std::string& method, const Triples& outputs,
+                  const Triples& inputs, const Triples& substitutes) {
+  const auto points = [](const Triples& triples) {
+    std::vector<WatchPoint> made;
+    for (const auto& [node, slot, id] : triples) {
+      made.push_back({node, slot, id});
+    }
+    return made;
+  };
+  const Context context(module, {method}, {});
+  insert_watch_points(context, context.graphs()[0], {points(outputs), points(inputs), points(substitutes)});
+}
+
+// None takes the watcher away. The graph runs without the interpreter lock.
+void watch_with(const py::object& see, const py::object& substitute) {
+  Watcher next;
+  if (!see.is_none()) {
+    next.see = [see](int64_t id, const at::Tensor& value) {
+      const py::gil_scoped_acquire lock;
+      see(id, value);
+    };
+  }
+  if (!substitute.is_none()) {
+    next.substitute = [substitute](int64_t id, const at::Tensor& value) {
+      const py::gil_scoped_acquire lock;
+      const py::object other = substitute(id, value);
+      return other.is_none() ? std::nullopt : std::optional(py::cast<at::Tensor>(other));
+    };
+  }
+  set_watcher(std::move(next));
+}
+
 void register_attribute(Module& module, const std::string& name, const std::string& value) {
   if (module.hasattr(name)) {
     module.setattr(name, value);
@@ -278,6 +343,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
   binding.def("describe_nodes", &describe_nodes, py::arg("module"), py::arg("method"));
   binding.def("observer_paths", &observer_paths, py::arg("module"));
   binding.def("profile", &profile, py::arg("module"), py::arg("inputs"), py::arg("runs"));
+  binding.def("tensor_nodes", &list_tensor_nodes, py::arg("module"), py::arg("method"));
+  binding.def("computing_places", &list_computing_places, py::arg("module"), py::arg("method"));
+  binding.def("take_places", &take_places_of, py::arg("module"), py::arg("method"));
+  binding.def("watch_method", &watch_method, py::arg("module"), py::arg("method"), py::arg("outputs"),
+              py::arg("inputs"), py::arg("substitutes"));
+  binding.def("watch_with", &watch_with, py::arg("see"), py::arg("substitute"));
   binding.def("op_table", &table_rows);
   binding.def(
       "count_round_trips",

@@ -11,6 +11,7 @@
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
 #include "csrc/quantization_params.h"
+#include "csrc/smoothing.h"
 #include "csrc/walk.h"
 
 namespace jitquant {
@@ -56,8 +57,9 @@ bool rounds_to_bfloat16(const Node* node) {
 }  // namespace
 
 bool computes(const Context& context, Node* node) {
-  const bool helps = is_quantize(node) || asks_for_shape(node) ||
-                     is_op(node, {"aten::dequantize", "aten::quantize_per_channel", kFence, "aten::detach"});
+  const bool helps =
+      is_quantize(node) || asks_for_shape(node) ||
+      is_op(node, {"aten::dequantize", "aten::quantize_per_channel", kFence, "aten::detach", kSmooth});
   if (helps || rounds_to_bfloat16(node) || node->maybeSchema() == nullptr || node->kind().is_prim() ||
       std::none_of(node->outputs().begin(), node->outputs().end(), holds_tensors)) {
     return false;

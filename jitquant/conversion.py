@@ -21,6 +21,7 @@ from jitquant.pipeline import CONVERT_PASSES, QUANTIZE, PassOptions, Record, run
 from jitquant.preparation import hand_over, working_copy
 from jitquant.statistics import merge_ranks, observers_of
 from jitquant.summary import check_strict, read_report, write_report
+from jitquant.watch import write_places
 
 
 def convert(
@@ -69,6 +70,7 @@ def convert(
         records = records or read_report(work)  # without observers there was nothing to decide anew
         check_strict(records, strict, target, caller, dynamic=facts.get("dynamic", False))
         write_report(work, records)
+        write_places(work, methods)
     made = {"stage": stage, "target": target, "cpu": cpu.describe(), **_needs(target, engine, facts)}
     if stage == "quantized" and target == "quantized":
         made["depthwise"] = most_depthwise_groups(work, methods)

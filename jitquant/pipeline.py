@@ -69,6 +69,7 @@ LEAVE = ("leave_float",)
 
 LOWER = (
     "fold_attributes",  # scales and zero points: looking up thousands of attributes takes long
+    "number_ops",  # right before fusion, which reports what becomes of each op by these numbers
     "fuse_quantized",  # dequantize, op and quantize stand together only right after insertion
     "cancel_quant_pairs",  # what fusion left is float: it is not quantized around for nothing
     "lower_plain_integers",  # what is left of quantized tensors stands at the borders of the integers

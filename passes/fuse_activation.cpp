@@ -20,6 +20,7 @@
 
 #include "csrc/graph_edit.h"
 #include "csrc/pass.h"
+#include "csrc/places.h"
 #include "csrc/quantization_params.h"
 #include "csrc/walk.h"
 
@@ -78,6 +79,7 @@ bool fuse_hardswish(Node* hardswish) {
   if (op == nullptr) {
     return false;
   }
+  join_places({op, hardswish}, op);
   absorb(op, hardswish, "hardswish", op->namedInput(post_op_of(op)->algorithm));
   made->destroy();
   return true;
@@ -97,6 +99,7 @@ bool fuse_gelu(Node* quantize) {
     return false;
   }
   Value* approximate = gelu->input(1);
+  join_places({op, gelu}, op);
   absorb(op, quantize, "gelu", approximate);
   gelu->destroy();
   return true;

@@ -31,6 +31,7 @@
 #include "csrc/graph_edit.h"
 #include "csrc/padding.h"
 #include "csrc/pass.h"
+#include "csrc/places.h"
 #include "csrc/quantization_params.h"
 #include "csrc/walk.h"
 #include "csrc/writes.h"
@@ -125,6 +126,7 @@ class Fuser {
     auto more = pads ? frame_of(pad, frame.before.size()) : std::nullopt;
     if (more) {
       widen(frame, *more);
+      join_places({pad, node}, node);
       node->replaceInput(0, pad->input(0));
       if (pad->output()->uses().empty()) {
         pad->destroy();

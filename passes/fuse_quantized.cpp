@@ -28,6 +28,7 @@
 #include "csrc/graph_edit.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
+#include "csrc/places.h"
 #include "csrc/quantization_params.h"
 #include "csrc/recurrent.h"
 #include "csrc/smoothing.h"
@@ -188,6 +189,7 @@ class Fuser {
     Value* result = build_form(*form, lowering, before);
     const bool is_result = std::string(form->becomes).empty();
     const std::string becomes = is_result ? result->node()->kind().toQualString() : form->becomes;
+    join_places({node, chain.add, chain.activation}, result->node());
     for (const Node* absorbed : {chain.add, chain.activation}) {
       if (absorbed != nullptr) {
         absorbed_[absorbed] = becomes;
@@ -205,6 +207,7 @@ class Fuser {
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       node->output(i)->replaceAllUsesWith(made->output(i));
     }
+    join_places({node}, made);
     return {made->kind().toQualString(), ""};
   }
 
@@ -313,6 +316,7 @@ class Fuser {
       return {"", why_no_form(context_, lowering)};
     }
     Value* result = build_form(*form, lowering, before);
+    join_places({node}, result->node());
     node->output(0)->replaceAllUsesWith(result);
     return {form->becomes, ""};
   }
@@ -355,6 +359,7 @@ class Fuser {
     if (clamp_is_left) {
       result = clamp_integers(clamp, result);
     }
+    join_places({node, chain.add, chain.activation}, computing_op(result));
     for (const Node* absorbed : {chain.add, chain.activation}) {
       if (absorbed != nullptr) {
         absorbed_[absorbed] = absorbed == clamp && clamp_is_left ? clamp->kind().toQualString() : becomes;

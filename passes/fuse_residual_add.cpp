@@ -16,6 +16,7 @@
 
 #include "csrc/graph_edit.h"
 #include "csrc/pass.h"
+#include "csrc/places.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
 
@@ -109,6 +110,7 @@ bool fuse(const Context& context, Node* add) {
     }
     Value* fused = insert_op(add, add, relu ? "quantized::conv2d_add_relu" : "quantized::conv2d_add",
                              {conv->input(0), other, conv->input(1), add->input(2), add->input(3)});
+    join_places({conv, add}, fused->node());
     add->output()->replaceAllUsesWith(fused);
     add->destroy();
     return true;
@@ -135,6 +137,7 @@ bool write_in_place(Node* conv) {
   kernel->node()->replaceInput(*place, constant(kernel->node(), std::string("in_place")));
   Value* written = insert_op(conv, conv, conv->kind().toQualString() + std::string("_"),
                              {conv->input(0), conv->input(1), kernel});
+  join_places({conv}, written->node());
   conv->output()->replaceAllUsesWith(written);
   conv->destroy();
   return true;

@@ -22,6 +22,7 @@
 #include "csrc/graph_edit.h"
 #include "csrc/op_table.h"
 #include "csrc/pass.h"
+#include "csrc/places.h"
 #include "csrc/quantization_params.h"
 #include "csrc/walk.h"
 
@@ -105,6 +106,7 @@ bool add_floats(Node* add) {
   if (is_op(add, "quantized::add_relu")) {
     sum = insert_op(add, add, "aten::relu", {sum});
   }
+  join_places({add}, sum->node());
   replace_by_float(add->output(), sum);
   add->destroy();
   return true;

@@ -23,6 +23,7 @@
 
 #include "csrc/graph_edit.h"
 #include "csrc/pass.h"
+#include "csrc/places.h"
 #include "csrc/quantization_params.h"
 #include "csrc/walk.h"
 #include "csrc/writes.h"
@@ -199,9 +200,12 @@ void merge(const Kind& kind, const std::vector<Part>& parts) {
       insert_op(first, first, "aten::split_with_sizes", {all, constant(first, sizes), constant(first, -1)});
   Node* unpack = first->owningGraph()->createListUnpack(list, parts.size())->insertBefore(first);
   unpack->copyMetadata(first);
+  std::vector<const Node*> ops;
   for (size_t i = 0; i < parts.size(); ++i) {
+    ops.push_back(parts[i].op);
     parts[i].op->output()->replaceAllUsesWith(unpack->output(i));
   }
+  part_places(ops, list->node());
 }
 
 // Linears with the same inputs but for their kernels, in the order in which the first of each stand.
