@@ -22,7 +22,7 @@ std::vector<Node*> numbered_ops(const Context& context) {
   std::vector<Node*> nodes;
   for (const auto& [method, graph] : by_name) {
     for_each_node(graph->block(), [&](Node* node) {
-      if (computes(context, node) && !is_op(node, kSmooth)) {
+      if (computes(context, node)) {
         nodes.push_back(node);
       }
     });

@@ -35,6 +35,7 @@ from jitquant.qconfig import (  # noqa: E402
 )
 from jitquant.qconfig_mapping import QConfigMapping  # noqa: E402
 from jitquant.quantizer import ComposedQuantizer, OpNode, Quantizer  # noqa: E402
+from jitquant.sensitivity import PartSensitivity, Sensitivity, sensitivity  # noqa: E402
 from jitquant.statistics import load_statistics, merge_statistics, save_statistics  # noqa: E402
 from jitquant.summary import OpSummary, Summary, summarize  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
@@ -51,6 +52,7 @@ __all__ = [
     "MovingAverageMinMaxObserver",
     "OpNode",
     "OpSummary",
+    "PartSensitivity",
     "PerChannelMinMaxObserver",
     "PercentileObserver",
     "PlaceholderObserver",
@@ -60,6 +62,7 @@ __all__ = [
     "QConfigMapping",
     "QuantizationError",
     "Quantizer",
+    "Sensitivity",
     "Summary",
     "WeightMinMaxObserver",
     "__version__",
@@ -85,6 +88,7 @@ __all__ = [
     "quantize_dynamic_jit",
     "quantize_jit",
     "save_statistics",
+    "sensitivity",
     "summarize",
     "weight_only_int8_qconfig",
 ]

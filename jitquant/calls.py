@@ -31,7 +31,7 @@ class Call:
 
         They and the inputs are copies: a model may change what it is given.
         """
-        args, kwargs = _copied((self.args, self.kwargs))
+        args, kwargs = copied((self.args, self.kwargs))
         result = getattr(module, self.method)(*args, **kwargs)
         return [leaf.detach().clone() for leaf in tree_leaves(result) if _is_floating(leaf)]
 
@@ -64,7 +64,9 @@ def calls_of(data: Any, caller: str) -> list[Call]:
     """
     items = data if isinstance(data, list) else [data]
     if not items:
-        raise QuantizationError(f"{caller}: data is empty; pass inputs of the model, as a list of tuples or tensors")
+        raise QuantizationError(
+            f"{caller}: data is empty; pass inputs of the model, as a list of tuples or tensors"
+        )
     for item in items:
         if not isinstance(item, Tensor | tuple):
             raise QuantizationError(
@@ -100,15 +102,21 @@ def in_pieces(module: torch.jit.ScriptModule, calls: Sequence[Call], most: int) 
     return pieces
 
 
+def copied(values: Any) -> Any:
+    """The same with tensors of their own, in tuples, lists and dicts."""
+    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, values)
+
+
 def _apart(module: torch.jit.ScriptModule, call: Call) -> list[Call]:
     pieces = [call.piece(begin, begin + PIECE) for begin in range(0, call.rows, PIECE)]
     whole = call.run(module)
     try:
-        part = pieces[0].run(module)
+        part = pieces[-1].run(module)  # the first could do without what went before it
     except RuntimeError:  # it asks for that very number of rows
         return [call]
+    rows = pieces[-1].rows
     fits = len(whole) == len(part) and all(
-        a.dim() > 0 and a.size(0) == call.rows and torch.allclose(a[:PIECE], b, rtol=1e-3, atol=1e-5)
+        a.dim() > 0 and a.size(0) == call.rows and torch.allclose(a[-rows:], b, rtol=1e-3, atol=1e-5)
         for a, b in zip(whole, part, strict=True)
     )
     return pieces if fits else [call]
@@ -120,14 +128,10 @@ def _recording(method: Callable[..., Any], name: str, calls: list[Call]) -> Call
         held = sum(tensor.nbytes for kept in calls for tensor in kept.tensors)
         more = sum(tensor.nbytes for tensor in call.tensors)
         if not calls or (len(calls) < MOST_CALLS and held + more <= MOST_BYTES):
-            calls.append(Call(name, *_copied((args, kwargs))))
+            calls.append(Call(name, *copied((args, kwargs))))
         return method(*args, **kwargs)
 
     return record
-
-
-def _copied(values: Any) -> Any:
-    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, values)
 
 
 def _is_floating(leaf: Any) -> bool:

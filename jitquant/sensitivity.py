@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from jitquant.api import convert_jit, prepare_jit
-from jitquant.calls import Call, calls_of, in_pieces
+from jitquant.calls import Call, calls_of
 from jitquant.checks import check_prepared, check_script_module
 from jitquant.errors import QuantizationError
 from jitquant.info import read_info
 from jitquant.preparation import QConfigDict
 from jitquant.qconfig import get_default_qconfig
-from jitquant.summary import read_report
+from jitquant.scores import ByMetric, ByOutput, Metric, Score, check_metric
 from jitquant.switchable import Part, Switchable, check_static
 from jitquant.text_table import aligned, decibels, millions
 
 __all__ = ["PartSensitivity", "Sensitivity", "sensitivity"]
-
-Metric = Callable[[torch.jit.ScriptModule], Any]
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,15 @@ class Sensitivity:
     def table(self, costliest: int | None = None) -> str:
         """The rows as text, the costliest first; or only so many of them."""
         unit = "dB" if self.unit == "dB" else ""
-        head = (f"alone {unit}".strip(), f"gain {unit}".strip(), "part", "op", "weights", "M mul-adds", "source")
+        head = (
+            f"alone {unit}".strip(),
+            f"gain {unit}".strip(),
+            "part",
+            "op",
+            "weights",
+            "M mul-adds",
+            "source",
+        )
         cells = [head, *(self._cells(row) for row in self.rows[:costliest])]
         return "\n".join([*aligned(cells, left=("part", "op", "source")), *self._remarks()])
 
@@ -119,9 +124,8 @@ class Sensitivity:
     def _remarks(self) -> list[str]:
         if self.unit != "dB":
             return [f"float: {self.floating:.4g}; all parts integer: {self.integer:.4g}"]
-        return [
-            f"all parts integer: {decibels(self.integer)} dB; SQNR of the outputs for {self.samples} rows of input"
-        ]
+        whole = f"all parts integer: {decibels(self.integer)} dB"
+        return [f"{whole}; SQNR of the outputs for {self.samples} rows of input"]
 
 
 def sensitivity(
@@ -189,11 +193,12 @@ def sensitivity(
         calibrate(model, calls)
     elif qconfig_dict is not None:
         raise QuantizationError(
-            f"{caller}: the model is {facts['stage']} already; leave qconfig_dict out, or give the float model"
+            f"{caller}: the model is {facts['stage']} already; leave qconfig_dict out, or give the float "
+            "model"
         )
     facts = check_prepared(model, caller)
     check_static(model, caller)
-    switchable = Switchable(model, facts, read_report(convert_jit(model)))
+    switchable = Switchable(model, facts, convert_jit(model))
     if not switchable.parts:
         raise QuantizationError(f"{caller}: no part of the model is integer under this qconfig_dict")
     score: Score = ByOutput(switchable, calls, samples, caller)
@@ -201,99 +206,6 @@ def sensitivity(
     if metric is not None:
         score = ByMetric(switchable, metric, caller)
     return _measured(switchable.parts, score, multiply_adds, together)
-
-
-class Score:
-    """What a setting of the switches is worth, higher being better."""
-
-    unit: str
-    calls: list[Call]
-    samples = 0
-    floating: float
-
-    def of(self, on: Collection[Part]) -> float:
-        """Of the model with these parts integer and all others float."""
-        raise NotImplementedError
-
-    def gain(self, more: float, less: float) -> float:
-        """By how much one is more than the other."""
-        return more - less if more != less else 0.0
-
-
-class ByOutput(Score):
-    """SQNR of the outputs in dB, over all outputs of all calls together."""
-
-    unit = "dB"
-    floating = math.inf
-
-    def __init__(self, switchable: Switchable, calls: Sequence[Call], samples: int, caller: str) -> None:
-        self._switchable = switchable
-        with switchable.running(()) as module:
-            self.calls = in_pieces(module, calls, samples)
-            self._float = [call.run(module) for call in self.calls]
-        self.samples = sum(call.rows for call in self.calls)
-        if not any(self._float):
-            raise QuantizationError(
-                f"{caller}: the outputs hold no tensor of floating point to compare; pass metric=, a function "
-                "that gives a number for a model"
-            )
-
-    def of(self, on: Collection[Part]) -> float:
-        with self._switchable.running(on) as module:
-            return self.of_module(module)
-
-    def of_module(self, module: torch.jit.ScriptModule) -> float:
-        """The same of any module."""
-        noise = signal = 0.0
-        for call, expected in zip(self.calls, self._float, strict=True):
-            given = call.run(module)
-            if [tensor.shape for tensor in given] != [tensor.shape for tensor in expected]:
-                return -math.inf  # what is found is something else
-            for ours, theirs in zip(given, expected, strict=True):
-                signal += float(theirs.double().square().sum())
-                noise += float((ours.double() - theirs.double()).square().sum())
-        if math.isnan(noise):
-            return -math.inf
-        return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
-
-
-class ByMetric(Score):
-    """The user's own metric."""
-
-    unit = "metric"
-
-    def __init__(self, switchable: Switchable, metric: Metric, caller: str) -> None:
-        self._switchable = switchable
-        self._metric = metric
-        self._caller = caller
-        self.floating = self.of(())
-
-    def of(self, on: Collection[Part]) -> float:
-        with self._switchable.running(on) as module:
-            return self.of_module(module)
-
-    def of_module(self, module: torch.jit.ScriptModule) -> float:
-        """The same of any module."""
-        with torch.no_grad():
-            value = self._metric(module)
-        try:
-            number = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            number = math.nan
-        if math.isnan(number):
-            raise QuantizationError(
-                f"{self._caller}: metric returned {value!r:.60}; let it return a number, higher being better"
-            )
-        return number
-
-
-def check_metric(metric: Any, caller: str) -> None:
-    """Raises QuantizationError unless the metric is None or can be called."""
-    if metric is not None and not callable(metric):
-        raise QuantizationError(
-            f"{caller}: metric is a {type(metric).__name__}; pass a function that takes a model and gives a "
-            "number, higher being better"
-        )
 
 
 def calibrate(prepared: torch.jit.ScriptModule, calls: Sequence[Call]) -> None:

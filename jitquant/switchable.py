@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,14 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from jitquant import _C
+from jitquant.calls import Call, copied
 from jitquant.errors import QuantizationError
 from jitquant.pipeline import LEAVE, SWITCH, PassOptions, Record, run_passes
 from jitquant.preparation import working_copy
 from jitquant.statistics import observers_of
-
-SMOOTHING = "aten::multiply"  # what smooth_inputs inserts is none of the user's ops, and has no number
+from jitquant.summary import read_report
+from jitquant.watch import Watched, WatchedOp, watched_ops
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,7 @@ class Part:
     """What the quantized model computes in one integer op.
 
     Attributes:
-        name: the path of its module; behind that the op's name where the module has several parts, and a
-            number where these have one name.
+        name: the key of its first op (``jitquant.watch.WatchedOp``), which no other part has.
         ops: the numbers of the user's ops that it computes, of which the first gives it its name.
         method, module, source, op, becomes: as in ``OpSummary``, of the first of these.
         weights: how many values the weights of all of them have.
@@ -49,18 +51,20 @@ class Switchable:
     Args:
         prepared: the calibrated model; it is not changed.
         facts: what it says of itself.
-        records: what became of each op when it was converted.
+        integer: the model that it was converted to.
     """
 
     def __init__(
-        self, prepared: torch.jit.ScriptModule, facts: Mapping[str, Any], records: Sequence[Record]
+        self, prepared: torch.jit.ScriptModule, facts: Mapping[str, Any], integer: torch.jit.ScriptModule
     ) -> None:
         work = working_copy(prepared, inplace=False)
         options = PassOptions(engine=torch.backends.quantized.engine, target=facts["target"])
         run_passes(SWITCH, work, options, methods=tuple(facts["methods"]), title="insert switches")
         self.module = torch.jit._recursive.wrap_cpp_module(work._c)
         self._count = len(work._c.getattr("_switches"))
-        self.parts = _parts(list(work._c.getattr("_parts")), numbered(records))
+        self._integer = integer
+        self._records = read_report(integer)
+        self.parts = _parts(list(work._c.getattr("_parts")), watched_ops(integer), self._records)
 
     @contextmanager
     def running(self, on: Collection[Part]) -> Iterator[torch.jit.ScriptModule]:
@@ -75,10 +79,26 @@ class Switchable:
         with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             yield self.module
 
+    def gives_floats(self, call: Call) -> bool:
+        """Whether there is something of floating point in what the model returns."""
+        with self.running(()) as module:
+            return bool(call.run(module))
 
-def numbered(records: Sequence[Record]) -> list[Record]:
-    """The records of the user's ops, each at its number."""
-    return [record for record in records if record["op"] != SMOOTHING]
+    def multiply_adds(self, call: Call) -> dict[Part, int]:
+        """Those of each part in one call: of convolutions, linears and products of matrices."""
+        counts: Counter[int] = Counter()
+        inputs: dict[int, list[Tensor]] = {}
+
+        def count(op: int, result: Tensor) -> None:
+            if op in inputs:
+                weights = self._records[op]["weights"]
+                counts[op] += _products(self._records[op]["op"], weights, inputs.pop(op), result)
+
+        products = {op for part in self.parts for op in part.ops}
+        with self.running(()) as module:
+            watched = Watched(module, self._integer, outputs=products, inputs=products)
+        watched.run(copied(call.args), count, inputs.__setitem__, method=call.method)
+        return {part: sum(counts[op] for op in part.ops) for part in self.parts}
 
 
 def left_float(
@@ -101,34 +121,37 @@ def check_static(prepared: torch.jit.ScriptModule, caller: str) -> None:
         if observer.hasattr("is_dynamic") and observer.getattr("is_dynamic") is True:
             path = _C.observer_paths(prepared._c).get(name, "")
             raise QuantizationError(
-                f"{caller}: the qconfig of {path or 'an op of the model itself'} is a dynamic one, whose parts "
-                "cannot be made float one by one; name static qconfigs only, or None for these ops"
+                f"{caller}: the qconfig of {path or 'an op of the model itself'} is a dynamic one, and what "
+                "it costs cannot be measured; name static qconfigs only, or None for these ops"
             )
 
 
-def _parts(leaders: Sequence[int], records: Sequence[Record]) -> tuple[Part, ...]:
+def _parts(leaders: Sequence[int], ops: Sequence[WatchedOp], records: Sequence[Record]) -> tuple[Part, ...]:
     moving = {row["op"].split(".")[0] for row in _C.op_table() if row["moves"]}
-    members: dict[int, list[int]] = {}
-    for op, (leader, record) in enumerate(zip(leaders, records, strict=True)):
-        if not record["reason"]:
+    members: dict[int, list[WatchedOp]] = {}
+    for leader, op in zip(leaders, ops, strict=True):
+        if op.is_integer:
             members.setdefault(leader, []).append(op)
-    kept = [ops for ops in members.values() if any(records[op]["op"] not in moving for op in ops)]
-    names = _names([records[ops[0]] for ops in kept])
-    parts = []
-    for ops, name in zip(kept, names, strict=True):
-        weights = sum(records[op]["weights"] for op in ops)
-        facts = {key: records[ops[0]][key] for key in ("method", "module", "source", "op", "becomes")}
-        parts.append(Part(name=name, ops=tuple(ops), weights=weights, **facts))
-    return tuple(parts)
+    return tuple(
+        Part(
+            name=part[0].key,
+            ops=tuple(op.index for op in part),
+            weights=sum(records[op.index]["weights"] for op in part),
+            **{key: getattr(part[0], key) for key in ("method", "module", "source", "op", "becomes")},
+        )
+        for part in members.values()
+        if any(op.op not in moving for op in part)
+    )
 
 
-def _names(records: Sequence[Record]) -> list[str]:
-    in_module = Counter(record["module"] for record in records)
-    seen: Counter[str] = Counter()
-    names = []
-    for record in records:
-        path, op = record["module"], record["op"].split("::")[-1]
-        name = path if path and in_module[path] == 1 else f"{path}.{op}".lstrip(".")
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}_{seen[name] - 1}")
-    return names
+def _products(op: str, weights: int, inputs: Sequence[Tensor], result: Tensor) -> int:
+    """The multiply-adds of one run of an op, whose weight, if it has one, has so many values."""
+    kind = op.removeprefix("aten::")
+    if kind in ("matmul", "bmm", "mm"):
+        return result.numel() * inputs[0].size(-1)
+    if kind == "linear":
+        return result.numel() // max(result.size(-1), 1) * weights
+    if found := re.fullmatch(r"conv(_transpose)?([123])d", kind):
+        positions = inputs[0] if found[1] else result
+        return positions.numel() // max(positions.size(-1 - int(found[2])), 1) * weights
+    return 0

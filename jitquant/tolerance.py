@@ -1,9 +1,9 @@
-"""Precision chosen automatically: the fewest parts stay float that bring a model within a tolerance of float's.
+"""Precision chosen automatically: the fewest parts stay float that bring a model within a tolerance.
 
-Parts are ranked by what each costs alone. On a graph with switches (jitquant/switchable.py) the shortest head of
-that ranking is looked for whose parts have to be float, by bisection; then each of them is tried as integer
-again, beginning with what costs least. What was found is converted and measured, and where that does not hold,
-as the graph rounds as ``debug=True`` does and not as the engine, looked for again with a smaller tolerance.
+Parts are ranked by what each costs alone, on a graph with switches (jitquant/switchable.py). The shortest
+head of that ranking is looked for whose parts have to be float, and then each of them is tried as integer
+again, beginning with what multiplies most. Each of these sets is converted and measured as it is, which takes
+less time than a float copy of the model does, and no calibration: `leave_float` takes a calibrated model.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from jitquant.calls import Call
+from jitquant.calls import Call, recorded
 from jitquant.checks import check_prepared
 from jitquant.errors import QuantizationError
 from jitquant.info import read_info, write_info
 from jitquant.scores import ByMetric, ByOutput, Metric, Score, check_metric
-from jitquant.summary import read_report, write_report
-from jitquant.switchable import Part, Switchable, check_static, left_float, numbered
-from jitquant.text_table import decibels
+from jitquant.summary import check_strict, read_report, write_report
+from jitquant.switchable import Part, Switchable, check_static, left_float
 
 RANKED_ROWS = 4  # of the inputs that calibration saw, to rank the parts with
-SEARCHED_ROWS = 16  # to look for the set with
-JUDGED_ROWS = 128  # to judge converted models with
-MOST_ROUNDS = 8  # of looking for a set and converting it
+JUDGED_ROWS = 64  # to judge converted models with
+MOST_GIVEN_BACK = 16  # parts that are tried as integer again
 TIMED_RUNS = 10
 
 Convert = Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]
@@ -48,6 +47,11 @@ class Tolerance:
     most: float
     metric: Metric | None
 
+    @property
+    def words(self) -> str:
+        """What it is the tolerance of."""
+        return "relative error of the outputs" if self.metric is None else "metric, below float's"
+
     def loss(self, floating: float, score: float) -> float:
         """What is compared with the tolerance."""
         return floating - score if self.metric is not None else relative_error(score)
@@ -59,14 +63,15 @@ def relative_error(sqnr: float) -> float:
 
 
 def check_tolerance(
-    tolerance: Any, metric: Any, debug: bool, stop_after: str | None, caller: str
+    tolerance: Any, metric: Any, caller: str, *, debug: bool, stop_after: str | None
 ) -> Tolerance | None:
     """What was asked for, or None. Raises QuantizationError for what makes no sense."""
     check_metric(metric, caller)
     if tolerance is None:
         if metric is not None:
             raise QuantizationError(
-                f"{caller}: metric is given without a tolerance; pass tolerance=, how much less than float's it may be"
+                f"{caller}: metric is given without a tolerance; pass tolerance=, how much less than "
+                "float's it may be"
             )
         return None
     is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
@@ -83,138 +88,164 @@ def check_tolerance(
             )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         raise QuantizationError(
-            f"{caller}: with torch.distributed each process would choose by its own inputs; prepare and calibrate "
-            "in all processes, save_statistics in one, and choose there without torch.distributed"
+            f"{caller}: with torch.distributed each process would choose by its own inputs; call "
+            "quantize_jit with a tolerance in a process of its own"
         )
     return Tolerance(float(tolerance), metric)
 
 
-def convert_within(
-    prepared: torch.jit.ScriptModule,
-    tolerance: Tolerance,
-    calls: Sequence[Call],
-    convert: Convert,
-    convert_all: Convert,
-    caller: str,
-) -> torch.jit.ScriptModule:
-    """The converted model with the fewest parts float; a warning says so if it is not within the tolerance.
+@dataclass
+class ChosenPrecision:
+    """What quantize_jit does between preparing a model and handing over the converted one.
 
-    `convert_all` converts what is to have all parts integer, and `convert` what has some float. Both convert a
-    copy.
+    Attributes:
+        tolerance: what was asked for.
+        convert_copy: converts a copy of a calibrated model, and refuses nothing for being float.
+        caller: the function that the user called.
+        methods: those of the model that are quantized.
+        strict: of what has to be integer before parts are left float for the tolerance.
     """
-    if not calls:
-        raise QuantizationError(
-            f"{caller}: tolerance needs inputs to compare outputs on, and run_fn did not call the prepared "
-            "model; call it with calibration data"
-        )
-    facts = check_prepared(prepared, caller)
-    integer = convert_all(prepared)
-    switchable = Switchable(prepared, facts, read_report(integer))
-    ranking = ByOutput(switchable, calls, RANKED_ROWS, caller, needed=tolerance.metric is None)
-    search = _Search(tolerance, switchable, calls, caller)
-    made, reached = integer, search.loss_of(integer)
-    left: tuple[Part, ...] = ()
-    whole = reached
-    if reached > tolerance.most:
-        search.rank(ranking)
-        goal = tolerance.most
-        for _ in range(MOST_ROUNDS):
-            left = search.fewest(goal, at_least=len(left) + 1)
-            made = convert(left_float(prepared, facts, left))
-            reached = search.loss_of(made)
-            if reached <= tolerance.most or len(left) == len(switchable.parts):
-                break
-            goal *= min(0.95, tolerance.most / reached) if tolerance.metric is None else 0.5
-    if reached > tolerance.most:
-        warnings.warn(
-            f"{caller}: tolerance={tolerance.most:g} is not reached: with {len(left)} of {len(switchable.parts)} "
-            f"parts float the loss is {reached:.3g}",
-            stacklevel=3,
-        )
-    _tell(made, integer, tolerance, search, left, (whole, reached), calls[0])
-    return made
+
+    tolerance: Tolerance
+    convert_copy: Convert
+    caller: str
+    methods: Sequence[str]
+    strict: bool | Sequence[str] = False
+    calls: Sequence[Call] = ()
+
+    def recording(
+        self, calibrate: Callable[[torch.jit.ScriptModule], None]
+    ) -> Callable[[torch.jit.ScriptModule], None]:
+        """Calibration that keeps the inputs which the model is given."""
+
+        def run(prepared: torch.jit.ScriptModule) -> None:
+            check_static(prepared, self.caller)
+            with recorded(prepared, self.methods) as self.calls:
+                calibrate(prepared)
+
+        return run
+
+    def convert(self, prepared: torch.jit.ScriptModule, **_: Any) -> torch.jit.ScriptModule:
+        """Makes the calibrated model the converted one; a warning says if it is not within the tolerance."""
+        if not self.calls:
+            raise QuantizationError(
+                f"{self.caller}: tolerance needs inputs to compare outputs on, and run_fn did not call the "
+                "prepared model; call it with calibration data"
+            )
+        facts = check_prepared(prepared, self.caller)
+        integer = self.convert_copy(prepared)
+        check_strict(read_report(integer), self.strict, facts["target"], self.caller)
+        search = _Search(self, prepared, facts, integer)
+        found = search.run()
+        if found.loss > self.tolerance.most:
+            warnings.warn(
+                f"{self.caller}: tolerance={self.tolerance.most:g} is not reached: the "
+                f"{self.tolerance.words} is {found.loss:.3g} with {len(found.left)} of {len(search.parts)} parts float, and "
+                f"{search.integer.loss:.3g} with none",
+                stacklevel=4,
+            )
+        _tell(found, search)
+        prepared._reconstruct(found.module._c)
+        return prepared
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A converted model, the parts that are float in it, and what it loses."""
+
+    module: torch.jit.ScriptModule
+    left: tuple[Part, ...]
+    loss: float
 
 
 class _Search:
-    """Looks for the fewest parts, on the graph with switches."""
+    """Looks for the fewest parts that have to be float."""
 
     def __init__(
-        self, tolerance: Tolerance, switchable: Switchable, calls: Sequence[Call], caller: str
+        self,
+        chosen: ChosenPrecision,
+        prepared: torch.jit.ScriptModule,
+        facts: Mapping[str, Any],
+        integer: torch.jit.ScriptModule,
     ) -> None:
-        self.tolerance = tolerance
+        self.tolerance = chosen.tolerance
+        self.calls = chosen.calls
+        self._prepared, self._facts, self._convert = prepared, facts, chosen.convert_copy
+        switchable = Switchable(prepared, facts, integer)
         self.parts = switchable.parts
+        metric = chosen.tolerance.metric
+        outputs = partial(ByOutput, switchable, chosen.calls, caller=chosen.caller)
+        self._judge: Score = (
+            outputs(samples=JUDGED_ROWS) if metric is None else ByMetric(switchable, metric, chosen.caller)
+        )
+        by_output = metric is None or switchable.gives_floats(chosen.calls[0])
+        self.ranking: Score = outputs(samples=RANKED_ROWS) if by_output else self._judge
         self.alone: dict[Part, float] = {}
-        self._order: list[Part] = []
-        self._score: Score
-        if tolerance.metric is None:
-            self._score = ByOutput(switchable, calls, SEARCHED_ROWS, caller)
-            self._judge: Score = ByOutput(switchable, calls, JUDGED_ROWS, caller)
-        else:
-            self._score = self._judge = ByMetric(switchable, tolerance.metric, caller)
+        self._multiply_adds = switchable.multiply_adds(chosen.calls[0])
+        self.integer = _Trial(integer, (), self._loss_of(integer))
 
-    def rank(self, score: Score) -> None:
-        """Orders the parts by what each costs alone, the costliest first."""
-        self.alone = {part: score.of([part]) for part in self.parts}
-        self._order = sorted(self.parts, key=lambda part: self.alone[part])
+    def run(self) -> _Trial:
+        """The model within the tolerance that has the fewest parts float, or else the nearest one found."""
+        if self._holds(self.integer) or not self.parts:
+            return self.integer
+        self.alone = {part: self.ranking.of([part]) for part in self.parts}
+        ranked = sorted(self.parts, key=lambda part: self.alone[part])
+        best = self._shortest_head(ranked)
+        if not self._holds(best):
+            return best
+        largest_first = sorted(best.left, key=lambda part: -self._multiply_adds[part])
+        for part in largest_first[:MOST_GIVEN_BACK]:
+            trial = self._try([other for other in best.left if other is not part])
+            best = trial if self._holds(trial) else best
+        return best
 
-    def loss_of(self, module: torch.jit.ScriptModule) -> float:
-        """Of a converted model."""
+    def _shortest_head(self, ranked: Sequence[Part]) -> _Trial:
+        """In steps that double, as mostly few parts are enough, and then by bisection."""
+        fewer, more = 0, 1
+        best = self._try(ranked[:more])
+        while not self._holds(best) and more < len(ranked):
+            fewer, more = more, min(2 * more, len(ranked))
+            best = self._try(ranked[:more])
+        while self._holds(best) and more - fewer > 1:
+            middle = (fewer + more) // 2
+            trial = self._try(ranked[:middle])
+            if self._holds(trial):
+                best, more = trial, middle
+            else:
+                fewer = middle
+        return best
+
+    def _try(self, left: Sequence[Part]) -> _Trial:
+        module = self._convert(left_float(self._prepared, self._facts, left))
+        return _Trial(module, tuple(left), self._loss_of(module))
+
+    def _holds(self, trial: _Trial) -> bool:
+        return trial.loss <= self.tolerance.most
+
+    def _loss_of(self, module: torch.jit.ScriptModule) -> float:
         return self.tolerance.loss(self._judge.floating, self._judge.of_module(module))
 
-    def fewest(self, goal: float, at_least: int) -> tuple[Part, ...]:
-        """The parts that have to be float for a loss of no more than `goal`, and no fewer than so many."""
-        low, high = at_least, len(self._order)
-        while low < high:
-            middle = (low + high) // 2
-            if self._loss(self._order[:middle]) <= goal:
-                high = middle
-            else:
-                low = middle + 1
-        left = self._order[:high]
-        for part in reversed(self._order[:high]):
-            if len(left) <= at_least:
-                break
-            others = [other for other in left if other is not part]
-            if self._loss(others) <= goal:
-                left = others
-        return tuple(left)
 
-    def _loss(self, left: Collection[Part]) -> float:
-        on = [part for part in self.parts if part not in left]
-        return self.tolerance.loss(self._score.floating, self._score.of(on))
-
-
-def _tell(
-    made: torch.jit.ScriptModule,
-    integer: torch.jit.ScriptModule,
-    tolerance: Tolerance,
-    search: _Search,
-    left: Sequence[Part],
-    losses: tuple[float, float],
-    call: Call,
-) -> None:
+def _tell(found: _Trial, search: _Search) -> None:
     """Writes into the model what was left float, why, and what that costs."""
-    records = read_report(made)
-    ops = numbered(records)  # the same dicts
-    for part in left:
+    records = read_report(found.module)
+    for part in found.left:
         for op in part.ops:
-            if ops[op]["reason"]:
-                alone = decibels(search.alone[part])
-                ops[op]["reason"] = f"left float for tolerance: rounded alone it leaves {alone} dB"
-    write_report(made, records)
-    whole, reached = losses
-    words = {
-        "asked for": f"{tolerance.most:g}",
-        "measured by": "the metric, below float's" if tolerance.metric else "relative error of the outputs",
-        "reached": f"{reached:.4g}",
-        "all integer": f"{whole:.4g}",
-        "left float": f"{len(left)} of {len(search.parts)} parts"
-        + (": " + ", ".join(part.name for part in left) if left else ""),
+            if records[op]["reason"]:
+                alone = search.ranking.words(search.alone[part])
+                records[op]["reason"] = f"left float for tolerance: rounding it alone leaves {alone}"
+    write_report(found.module, records)
+    facts = {
+        "asked for": search.tolerance.most,
+        "of": search.tolerance.words,
+        "reached": found.loss,
+        "all integer": search.integer.loss,
+        "left float": [part.name for part in found.left],
+        "parts": len(search.parts),
+        "bytes more": _file_size(found.module) - _file_size(search.integer.module),
+        "time": _time_ratio(found.module, search.integer.module, search.calls[0]) if found.left else 1.0,
     }
-    if left:
-        more = _file_size(made) - _file_size(integer)
-        words["costs"] = f"{more / 1e6:.2f} MB of the file, {_time_ratio(made, integer, call):.2f} times the time"
-    write_info(made, {**(read_info(made) or {}), "tolerance": words})
+    write_info(found.module, {**(read_info(found.module) or {}), "tolerance": facts})
 
 
 def _file_size(module: torch.jit.ScriptModule) -> int:
