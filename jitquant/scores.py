@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from jitquant.calls import Call, in_pieces
+from jitquant.calls import Call, in_pieces, unspecialized
 from jitquant.errors import QuantizationError
 from jitquant.switchable import Part, Switchable
 from jitquant.text_table import decibels
@@ -53,7 +53,7 @@ class ByOutput(Score):
 
     def __init__(self, switchable: Switchable, calls: Sequence[Call], samples: int, caller: str) -> None:
         super().__init__(switchable)
-        with switchable.running(()) as module:
+        with switchable.running(()) as module, unspecialized():
             self.calls = in_pieces(module, calls, samples)
             self._float = [call.run(module) for call in self.calls]
         self.samples = sum(call.rows for call in self.calls)
@@ -67,7 +67,8 @@ class ByOutput(Score):
         """The same of any module."""
         noise = signal = 0.0
         for call, expected in zip(self.calls, self._float, strict=True):
-            given = call.run(module)
+            with unspecialized():
+                given = call.run(module)
             if [tensor.shape for tensor in given] != [tensor.shape for tensor in expected]:
                 return -math.inf  # what is found is something else
             for ours, theirs in zip(given, expected, strict=True):
@@ -91,7 +92,7 @@ class ByMetric(Score):
 
     def of_module(self, module: torch.jit.ScriptModule) -> float:
         """The same of any module."""
-        with torch.no_grad():
+        with unspecialized():
             value = self._metric(module)
         try:
             number = float(value)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from jitquant.api import convert_jit, prepare_jit
-from jitquant.calls import Call, calls_of
+from jitquant.calls import Call, calls_of, unspecialized
 from jitquant.checks import check_prepared, check_script_module
 from jitquant.errors import QuantizationError
 from jitquant.info import read_info
@@ -37,7 +37,7 @@ class PartSensitivity:
         op: the canonical name of its first op, such as ``aten::conv2d``.
         becomes: the integer op that it is.
         weights: how many values its weights have.
-        multiply_adds: of one call of the model, on the first of the inputs measured on.
+        multiply_adds: of one call, with the first item of the data.
         alone: SQNR of the output in dB where only this part is integer, or then the metric. Infinite where
             it changes nothing.
         together: what is gained, in dB or of the metric, if this part stays float while all others are
@@ -201,16 +201,17 @@ def sensitivity(
     switchable = Switchable(model, facts, convert_jit(model))
     if not switchable.parts:
         raise QuantizationError(f"{caller}: no part of the model is integer under this qconfig_dict")
-    score: Score = ByOutput(switchable, calls, samples, caller)
-    multiply_adds = switchable.multiply_adds(score.calls[0])
-    if metric is not None:
-        score = ByMetric(switchable, metric, caller)
-    return _measured(switchable.parts, score, multiply_adds, together)
+    score: Score = (
+        ByOutput(switchable, calls, samples, caller)
+        if metric is None
+        else ByMetric(switchable, metric, caller)
+    )
+    return _measured(switchable.parts, score, switchable.multiply_adds(calls[0]), together)
 
 
 def calibrate(prepared: torch.jit.ScriptModule, calls: Sequence[Call]) -> None:
     """Shows the inputs of these calls to the observers."""
-    with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+    with unspecialized():
         for call in calls:
             call.run(prepared)
 

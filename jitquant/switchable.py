@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jitquant import _C
-from jitquant.calls import Call, copied
+from jitquant.calls import Call, copied, unspecialized
 from jitquant.errors import QuantizationError
 from jitquant.pipeline import LEAVE, SWITCH, PassOptions, Record, run_passes
 from jitquant.preparation import working_copy
@@ -75,17 +75,20 @@ class Switchable:
                 switches[op] = True
         switches[-1] = bool(on)  # of values that no op gives or takes
         self.module._c.setattr("_switches", switches)
-        # There are many settings and few calls of each: specializing the graph would take longer than these.
-        with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            yield self.module
+        yield self.module
 
     def gives_floats(self, call: Call) -> bool:
         """Whether there is something of floating point in what the model returns."""
-        with self.running(()) as module:
+        with self.running(()) as module, unspecialized():
             return bool(call.run(module))
 
     def multiply_adds(self, call: Call) -> dict[Part, int]:
-        """Those of each part in one call: of convolutions, linears and products of matrices."""
+        """Those of each part in one call: of convolutions, linears and products of matrices.
+
+        Nothing is known of a call with keywords.
+        """
+        if call.kwargs:
+            return dict.fromkeys(self.parts, 0)
         counts: Counter[int] = Counter()
         inputs: dict[int, list[Tensor]] = {}
 

@@ -140,8 +140,8 @@ class ChosenPrecision:
         if found.loss > self.tolerance.most:
             warnings.warn(
                 f"{self.caller}: tolerance={self.tolerance.most:g} is not reached: the "
-                f"{self.tolerance.words} is {found.loss:.3g} with {len(found.left)} of {len(search.parts)} parts float, and "
-                f"{search.integer.loss:.3g} with none",
+                f"{self.tolerance.words} is {found.loss:.3g} with {len(found.left)} of {len(search.parts)} "
+                f"parts float, and {search.integer.loss:.3g} with none",
                 stacklevel=4,
             )
         _tell(found, search)

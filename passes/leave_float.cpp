@@ -11,7 +11,7 @@
 //
 // The fence says what a qconfig of None says. Observers of activations stay, with what they saw: ops behind
 // it may take integers, and where none does, conversion takes the quantize away. What only moves values and
-// has the scale of its input is float as well, if nothing integer comes behind it; else it moves the
+// has the scale of its input is float as well, unless an integer op takes it right away: then it moves
 // integers. Left alone: ops that have a fence.
 
 #include <set>
@@ -81,9 +81,6 @@ class Leaver {
     for (Value* output : tensor_outputs(node)) {
       for (const auto& use : output->uses()) {
         Node* user = use.user;
-        if (called_observer(user)) {
-          return true;
-        }
         user = user->kind() == c10::prim::ListConstruct ? only_user(user->output()) : user;
         if (user != nullptr && all_.count(user) != 0 && !is_fenced(user) && find_row(user) != nullptr) {
           return true;
