@@ -18,6 +18,7 @@ from jitquant.info import read_info
 from jitquant.preparation import QConfigDict
 from jitquant.qconfig import get_default_qconfig
 from jitquant.scores import ByMetric, ByOutput, Metric, Score, check_metric
+from jitquant.statistics import observers_of
 from jitquant.switchable import Part, Switchable, check_static
 from jitquant.text_table import aligned, decibels, millions
 
@@ -189,7 +190,6 @@ def sensitivity(
             equalize_layers=equalize_layers,
             methods=methods,
         )
-        check_static(model, caller)
         calibrate(model, calls)
     elif qconfig_dict is not None:
         raise QuantizationError(
@@ -198,9 +198,9 @@ def sensitivity(
         )
     facts = check_prepared(model, caller)
     check_static(model, caller)
-    switchable = Switchable(model, facts, convert_jit(model))
-    if not switchable.parts:
+    if not observers_of(model):
         raise QuantizationError(f"{caller}: no part of the model is integer under this qconfig_dict")
+    switchable = Switchable(model, facts, convert_jit(model))
     score: Score = (
         ByOutput(switchable, calls, samples, caller)
         if metric is None

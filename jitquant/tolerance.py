@@ -24,6 +24,7 @@ from jitquant.checks import check_prepared
 from jitquant.errors import QuantizationError
 from jitquant.info import read_info, write_info
 from jitquant.scores import ByMetric, ByOutput, Metric, Score, check_metric
+from jitquant.statistics import observers_of
 from jitquant.summary import check_strict, read_report, write_report
 from jitquant.switchable import Part, Switchable, check_static, left_float
 
@@ -135,6 +136,9 @@ class ChosenPrecision:
         facts = check_prepared(prepared, self.caller)
         integer = self.convert_copy(prepared)
         check_strict(read_report(integer), self.strict, facts["target"], self.caller)
+        if not observers_of(prepared):  # nothing is integer, of which a warning told
+            prepared._reconstruct(integer._c)
+            return prepared
         search = _Search(self, prepared, facts, integer)
         found = search.run()
         if found.loss > self.tolerance.most:

@@ -48,12 +48,12 @@ def test_only_the_broken_layer_stays_float(broken: str, target: str, preset: str
     """Test that the others are integer, and the outputs within the tolerance."""
     model = residual(broken=broken)
     expected = model(IMAGES)
-    assert error(expected, quantized(model, target=target, preset=preset)(IMAGES)) > 0.1
-    module = quantized(model, target=target, preset=preset, tolerance=0.1)
+    assert error(expected, quantized(model, target=target, preset=preset)(IMAGES)) > 0.05
+    module = quantized(model, target=target, preset=preset, tolerance=0.05)
     found = tolerance_of(module)
     assert found["left float"] == [broken]
     assert found["reached"] == pytest.approx(error(expected, module(IMAGES)), rel=0.05)
-    assert found["reached"] <= 0.1 < found["all integer"]
+    assert found["reached"] <= 0.05 < found["all integer"]
     reasons = {op.reason for op in jitquant.summarize(module).ops if op.module == broken}
     (reason,) = reasons - {""}
     assert reason.startswith("left float for tolerance: rounding it alone leaves ")
@@ -92,7 +92,7 @@ def test_nothing_is_left_float_where_all_integer_is_near_enough() -> None:
 
 def test_what_is_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     """Test summary and info, of a saved file too: what was asked for, reached, left float, and its cost."""
-    module = saved_and_loaded(quantized(residual(broken="conv"), tolerance=0.1))
+    module = saved_and_loaded(quantized(residual(broken="conv"), tolerance=0.05))
     facts = jitquant.info(module)
     assert facts["tolerance"] == tolerance_of(module)
     assert facts["tolerance"]["bytes more"] > 0
@@ -100,7 +100,7 @@ def test_what_is_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "left float: ['conv']" in capsys.readouterr().out
     lines = str(jitquant.summarize(module)).splitlines()
     assert lines[-2].startswith("relative error of the outputs: 0.0")
-    assert " of the 0.1 that may be" in lines[-2]
+    assert " of the 0.05 that may be" in lines[-2]
     assert lines[-1].startswith(f"1 of {facts['tolerance']['parts']} parts left float for that, which takes ")
     assert jitquant.summarize(quantized(residual())).tolerance is None
 
@@ -127,22 +127,25 @@ def test_a_metric_alone_ranks_where_outputs_are_classes() -> None:
     """Test that of a model that gives no floating point."""
 
     class Classes(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
+        def __init__(self, network: nn.Module, middle: Tensor) -> None:
             super().__init__()
             self.network = network
+            self.middle = nn.Buffer(middle)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.network(x).argmax(1)
+            return (self.network(x) - self.middle).argmax(1)
 
     scores = residual(broken="conv")
-    model = torch.jit.script(Classes(scores).eval())
     images = torch.randn(200, 3, 12, 12)
+    images[:, 0] = 0
+    model = torch.jit.script(Classes(scores, scores(images).mean(0).detach()).eval())
     labels = model(images)
 
     def right(module: torch.jit.ScriptModule) -> Tensor:
         return (module(images) == labels).double().mean()
 
-    module = quantized(model, tolerance=0.05, metric=right)
+    assert right(quantized(model, preset="fast")) < 0.9
+    module = quantized(model, preset="fast", tolerance=0.05, metric=right)
     assert right(module) >= 0.95
     assert tolerance_of(module)["left float"] == ["network.conv"]
     reasons = {op.reason for op in jitquant.summarize(module).ops}
@@ -154,7 +157,7 @@ def test_what_cannot_be_reached_is_said() -> None:
     message = r"quantize_jit: tolerance=0\.1 is not reached: the metric, below float's is 0\.5 with "
     with pytest.warns(UserWarning, match=message) as found:
         module = quantized(residual(), tolerance=0.1, metric=Falls())
-    assert "parts float, and 0.5 with none" in str(found[0].message)
+    assert "parts float, and 0.5 with none" in "\n".join(str(each.message) for each in found)
     assert module(IMAGES).shape == (6, 5)
 
 
@@ -221,7 +224,7 @@ def test_what_has_no_qconfig_is_no_part(choice: Any) -> None:
 def test_strict_is_about_what_no_tolerance_leaves_float() -> None:
     """Test that it refuses what cannot be integer, and not what the tolerance leaves float."""
     model = residual(broken="conv")
-    assert tolerance_of(quantized(model, tolerance=0.1, strict=True))["left float"] == ["conv"]
+    assert tolerance_of(quantized(model, tolerance=0.05, strict=True))["left float"] == ["conv"]
     with pytest.raises(QuantizationError, match="ops would stay float"):
         quantized(model, {**PER_TENSOR, "head": None}, tolerance=0.1, strict=True)
 
