@@ -130,7 +130,7 @@ class BuildWithInfo(BuildExtension):  # type: ignore[misc]
 
 
 setup(
-    packages=["jitquant"],
+    packages=["jitquant", "jitquant.exact"],
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildWithInfo},
 )

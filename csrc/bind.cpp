@@ -60,8 +60,9 @@ py::list to_records(const Context& context) {
 
 py::tuple run_pass_on(const std::string& name, const Module& module, const std::vector<std::string>& methods,
                       const std::string& engine, const std::string& target,
-                      const PythonAssignments& assignments, const std::vector<std::string>& preserved_attrs) {
-  Context context(module, methods, {engine, target, to_assignments(assignments), preserved_attrs});
+                      const PythonAssignments& assignments, const std::vector<std::string>& preserved_attrs,
+                      const std::map<std::string, std::shared_ptr<torch::jit::Graph>>& formulas) {
+  Context context(module, methods, {engine, target, to_assignments(assignments), preserved_attrs, formulas});
   const int64_t count = run_pass(name, context);
   return py::make_tuple(count, context.warnings, to_records(context));
 }
@@ -254,6 +255,7 @@ py::list list_tensor_nodes(const Module& module, const std::string& method) {
     entry["module"] = node.path;
     entry["source"] = node.line;
     entry["kernel"] = node.kernel;
+    entry["attributes"] = node.attributes;
     entry["params"] = node.params;
     entry["producers"] = node.producers;
     nodes.append(entry);
@@ -322,7 +324,8 @@ void register_attribute(Module& module, const std::string& name, const std::stri
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, binding) {
   py::register_exception<QuantizationError>(binding, "QuantizationError", PyExc_ValueError);
   binding.def("run_pass", &run_pass_on, py::arg("name"), py::arg("module"), py::arg("methods"),
-              py::arg("engine"), py::arg("target"), py::arg("assignments"), py::arg("preserved_attrs"));
+              py::arg("engine"), py::arg("target"), py::arg("assignments"), py::arg("preserved_attrs"),
+              py::arg("formulas"));
   binding.def("parse_module", &parse_module, py::arg("text"), py::arg("attributes"));
   binding.def("passes", [] {
     std::map<std::string, std::string> purposes;

@@ -34,6 +34,8 @@ struct Options {
   std::string target = "quantized";
   Assignments assignments;
   std::vector<std::string> preserved_attrs;
+  // What integer ops compute, in floating point, by their names; of emulate_integers.
+  std::map<std::string, std::shared_ptr<torch::jit::Graph>> formulas;
 };
 
 // One module, the methods that are worked on, and the only ways to read and to write what is not in a graph.

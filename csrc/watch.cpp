@@ -122,6 +122,17 @@ std::string kernel_of(const Context& context, const Node* node) {
   return "";
 }
 
+std::vector<std::string> attributes_of(const Node* node) {
+  std::vector<std::string> paths;
+  for (const Value* input : node->inputs()) {
+    auto path = attribute_path(input);
+    if (path && !path->empty()) {
+      paths.push_back(*path);
+    }
+  }
+  return paths;
+}
+
 std::optional<std::pair<double, int64_t>> params_of_integers(const Node* node) {
   const auto& schema = node->schema();
   if (!schema.argumentIndexWithName("output_scale") || !schema.argumentIndexWithName("output_dtype")) {
@@ -174,9 +185,13 @@ std::vector<TensorNode> tensor_nodes(const Context& context, const std::shared_p
   const auto numbers = numbered(nodes);
   std::vector<TensorNode> described;
   for (Node* node : nodes) {
-    TensorNode row{node->kind().toQualString(), path_of(node),
-                   source_line(node),           kernel_of(context, node),
-                   params_of_integers(node),    {}};
+    TensorNode row{node->kind().toQualString(),
+                   path_of(node),
+                   source_line(node),
+                   kernel_of(context, node),
+                   attributes_of(node),
+                   params_of_integers(node),
+                   {}};
     for (const auto& slot : input_slots(context, node)) {
       row.producers.push_back(producer_of(numbers, slot.value()));
     }

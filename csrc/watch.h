@@ -22,9 +22,10 @@ class Context;
 // these in program order, which saving and loading do not change.
 struct TensorNode {
   std::string op;
-  std::string path;    // of the module whose code it was
-  std::string line;    // in the user's source
-  std::string kernel;  // the spec of the native kernel that it runs, if it does
+  std::string path;                     // of the module whose code it was
+  std::string line;                     // in the user's source
+  std::string kernel;                   // the spec of the native kernel that it runs, if it does
+  std::vector<std::string> attributes;  // the paths of those it reads: kernels, packed weights
   // Scale and zero point, where it gives plain integers and says which.
   std::optional<std::pair<double, int64_t>> params;
   // For each tensor that it takes and that is not known beforehand, lists taken apart: the place of the node

@@ -13,19 +13,18 @@ from tqdm import tqdm
 
 from jitquant.checks import (
     check_attributes,
+    check_debug,
     check_evaluation_mode,
     check_pass_name,
     check_run_fn,
     check_script_module,
 )
-from jitquant.conversion import convert
+from jitquant.conversion import convert, passes_for
 from jitquant.pipeline import (
     BEFORE_OBSERVING,
-    CONVERT_PASSES,
     FUSE_PASSES,
     OBSERVE,
     PREPARE_PASSES,
-    QUANTIZE,
     run_passes,
 )
 from jitquant.preparation import Preparation, QConfigDict, hand_over, quantize, working_copy
@@ -121,7 +120,7 @@ def prepare_jit(
 def convert_jit(
     model: torch.jit.ScriptModule,
     inplace: bool = False,
-    debug: bool = False,
+    debug: bool | str = False,
     preserved_attrs: Sequence[str] | None = None,
     *,
     target: str | None = None,
@@ -140,7 +139,9 @@ def convert_jit(
     Args:
         model: what ``prepare_jit`` returned, after calibration.
         inplace: change ``model`` itself; else a copy is changed and returned.
-        debug: stop before fusion: float arithmetic between quantize and dequantize, weights reachable.
+        debug: True to stop before fusion: float arithmetic between quantize and dequantize, weights
+            reachable. ``"exact"`` for a model that computes in floating point what the integer one does, with
+            the same bits; see ``EXACT.md``.
         preserved_attrs: attributes that freezing keeps; the methods that are left are all kept.
         target: ``"quantized"`` or ``"native"``; None for what the model was prepared for.
         strict: refuse to leave an op float: True for all that have an integer form on the target, or the
@@ -170,7 +171,7 @@ def quantize_jit(
     run_fn: Callable[..., Any],
     run_args: Sequence[Any],
     inplace: bool = False,
-    debug: bool = False,
+    debug: bool | str = False,
     *,
     target: str = "quantized",
     preset: str = "balanced",
@@ -208,8 +209,8 @@ def quantize_jit(
     caller = "quantize_jit"
     check_script_module(model, caller)
     check_run_fn(run_fn, caller)
-    convert_passes = QUANTIZE if debug else CONVERT_PASSES
-    check_pass_name(stop_after, PREPARE_PASSES + convert_passes, caller)
+    check_debug(debug, caller)
+    check_pass_name(stop_after, PREPARE_PASSES + passes_for(debug), caller)
     check_attributes(model, preserved_attrs, caller)
     goal = check_tolerance(tolerance, metric, caller, debug=debug, stop_after=stop_after)
 

@@ -43,6 +43,12 @@ def check_target(target: Any, caller: str) -> None:
         native.check_available(caller)
 
 
+def check_debug(debug: Any, caller: str) -> None:
+    """Raises QuantizationError unless it is a bool or "exact"."""
+    if not isinstance(debug, bool) and debug != "exact":
+        raise QuantizationError(f"{caller}: debug={debug!r} is unknown; choose False, True or 'exact'")
+
+
 def check_not_prepared(model: torch.jit.ScriptModule, caller: str) -> None:
     """Raises QuantizationError if jitquant has prepared or quantized the model already."""
     facts = read_info(model)

@@ -7,28 +7,29 @@ from typing import Any
 
 import torch
 
-from jitquant import cpu, native
+from jitquant import cpu, exact, native
 from jitquant.check import most_depthwise_groups
 from jitquant.checks import (
     check_attributes,
+    check_debug,
     check_pass_name,
     check_prepared,
     check_script_module,
     check_target,
 )
 from jitquant.info import write_info
-from jitquant.pipeline import CONVERT_PASSES, QUANTIZE, PassOptions, Record, run_passes
+from jitquant.pipeline import CONVERT_PASSES, EXACT_PASSES, QUANTIZE, PassOptions, Record, run_passes
 from jitquant.preparation import hand_over, working_copy
 from jitquant.statistics import merge_ranks, observers_of
 from jitquant.summary import check_strict, read_report, write_report
-from jitquant.watch import write_places
+from jitquant.watch import take_places, write_places
 
 
 def convert(
     caller: str,
     model: torch.jit.ScriptModule,
     inplace: bool,
-    debug: bool,
+    debug: bool | str,
     preserved_attrs: Sequence[str] | None,
     *,
     target: str | None,
@@ -44,7 +45,8 @@ def convert(
     facts = check_prepared(model, caller)
     target = facts["target"] if target is None else target
     check_target(target, caller)
-    passes = QUANTIZE if debug else CONVERT_PASSES
+    check_debug(debug, caller)
+    passes = passes_for(debug)
     check_pass_name(stop_after, passes, caller)
     kept = tuple(preserved_attrs or ())
     check_attributes(model, kept, caller)
@@ -58,24 +60,37 @@ def convert(
         run_passes(
             passes,
             work,
-            PassOptions(engine=engine, target=target, preserved_attrs=kept),
+            PassOptions(
+                engine=engine,
+                target=target,
+                preserved_attrs=kept,
+                formulas=exact.emulations(engine, target) if debug == "exact" else {},
+            ),
             methods=methods,
             records=records,
             title="convert",
             print_graphs=print_graphs,
             stop_after=stop_after,
         )
+    places = take_places(work, methods)  # off the graphs in any case
     stage = "debug" if debug else "quantized"
     if not debug and stop_after is None:
         records = records or read_report(work)  # without observers there was nothing to decide anew
         check_strict(records, strict, target, caller, dynamic=facts.get("dynamic", False))
         write_report(work, records)
-        write_places(work, methods)
+        write_places(work, places)
     made = {"stage": stage, "target": target, "cpu": cpu.describe(), **_needs(target, engine, facts)}
     if stage == "quantized" and target == "quantized":
         made["depthwise"] = most_depthwise_groups(work, methods)
     write_info(work, {**facts, **made})
     return hand_over(model, work, inplace)
+
+
+def passes_for(debug: bool | str) -> tuple[str, ...]:
+    """The passes that convert, as `debug` says."""
+    if debug == "exact":
+        return EXACT_PASSES
+    return QUANTIZE if debug else CONVERT_PASSES
 
 
 def _needs(target: str, engine: str, prepared: Mapping[str, Any]) -> dict[str, Any]:

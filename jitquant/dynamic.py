@@ -10,10 +10,10 @@ from functools import partial
 
 import torch
 
-from jitquant.checks import check_pass_name, check_prepared, check_script_module
-from jitquant.conversion import convert
+from jitquant.checks import check_debug, check_pass_name, check_prepared, check_script_module
+from jitquant.conversion import convert, passes_for
 from jitquant.errors import QuantizationError
-from jitquant.pipeline import BEFORE_OBSERVING, CONVERT_PASSES, OBSERVE, QUANTIZE
+from jitquant.pipeline import BEFORE_OBSERVING, OBSERVE
 from jitquant.preparation import Preparation, QConfigDict, quantize
 
 PASSES = BEFORE_OBSERVING + OBSERVE
@@ -64,7 +64,7 @@ def prepare_dynamic_jit(
 def convert_dynamic_jit(
     model: torch.jit.ScriptModule,
     inplace: bool = False,
-    debug: bool = False,
+    debug: bool | str = False,
     preserved_attrs: Sequence[str] | None = None,
     *,
     target: str | None = None,
@@ -105,7 +105,7 @@ def quantize_dynamic_jit(
     model: torch.jit.ScriptModule,
     qconfig_dict: QConfigDict,
     inplace: bool = False,
-    debug: bool = False,
+    debug: bool | str = False,
     *,
     target: str = "quantized",
     methods: Sequence[str] = ("forward",),
@@ -134,7 +134,8 @@ def quantize_dynamic_jit(
     """
     caller = "quantize_dynamic_jit"
     check_script_module(model, caller)
-    check_pass_name(stop_after, PASSES + (QUANTIZE if debug else CONVERT_PASSES), caller)
+    check_debug(debug, caller)
+    check_pass_name(stop_after, PASSES + passes_for(debug), caller)
     return quantize(
         model,
         inplace,

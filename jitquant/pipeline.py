@@ -6,7 +6,7 @@ Each list is read from top to bottom; the remark beside a pass says why it stand
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,9 +84,17 @@ LOWER = (
     "freeze",  # weights that nothing packed become constants, and the others go
 )
 
+# debug="exact" ends so: what remains of LOWER is for ops without a formula.
+EMULATE = (
+    "emulate_integers",  # when all fusion is done, but before weights are packed: it needs their integers
+    "fold_prepack",
+    "freeze",
+)
+
 BEFORE_OBSERVING = CANONICALIZE + FOLD
 PREPARE_PASSES = BEFORE_OBSERVING + EQUALIZE + OBSERVE + RECORD
 CONVERT_PASSES = QUANTIZE + LOWER
+EXACT_PASSES = QUANTIZE + LOWER[: LOWER.index("fold_prepack")] + EMULATE
 FUSE_PASSES = (*CANONICALIZE, "fold_conv_bn")
 
 Record = dict[str, Any]  # what became of an op, as csrc/report.h says
@@ -101,12 +109,14 @@ class PassOptions:
     observers: activation and weight observer for each op of each method, or None where the op stays float;
         see `jitquant.quantizer.compile_observers`.
     preserved_attrs: attributes that freezing keeps.
+    formulas: what each integer op computes, in floating point; see `jitquant.exact`.
     """
 
     engine: str = "x86"
     target: str = "quantized"
     observers: Assignments = field(default_factory=dict)
     preserved_attrs: Sequence[str] = ()
+    formulas: Mapping[str, torch.jit.ScriptFunction] = field(default_factory=dict)
 
 
 def run_pass(
@@ -134,6 +144,7 @@ def run_pass(
         options.target,
         observers,
         list(options.preserved_attrs),
+        {op: formula.inlined_graph for op, formula in options.formulas.items()},
     )
     for note in notes:
         warnings.warn(note, stacklevel=2)

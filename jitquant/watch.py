@@ -83,9 +83,16 @@ class _Slot:
     slot: int
 
 
-def write_places(module: torch.jit.ScriptModule, methods: Sequence[str]) -> None:
-    """Takes the numbers of ops off the final graphs, and writes into the module where each was found."""
-    places = {method: _C.take_places(module._c, method) for method in methods}
+Places = dict[str, dict[int, tuple[int, int]]]  # by method and number: a node and its output
+
+
+def take_places(module: torch.jit.ScriptModule, methods: Sequence[str]) -> Places:
+    """Takes the numbers of ops off the graphs, and says where each was found."""
+    return {method: _C.take_places(module._c, method) for method in methods}
+
+
+def write_places(module: torch.jit.ScriptModule, places: Places) -> None:
+    """Writes into the module where the value of each op is."""
     _C.set_string(module._c, ATTRIBUTE, json.dumps(places))
 
 
@@ -101,9 +108,7 @@ def watched_ops(quantized: torch.jit.ScriptModule, caller: str = "watched_ops") 
     ops = []
     for index, (record, key) in enumerate(zip(records, _keys(records), strict=True)):
         place = places.get(index)
-        group = (
-            -1 if place is None else groups.setdefault((place.method, place.node), len(groups))
-        )
+        group = -1 if place is None else groups.setdefault((place.method, place.node), len(groups))
         shown = {name: record[name] for name in ("method", "module", "source", "op", "becomes", "reason")}
         is_result = place is not None and place.output != _WITHIN
         ops.append(WatchedOp(index=index, key=key, group=group, is_result=is_result, **shown))
@@ -168,9 +173,7 @@ class Watched:
         self._module = torch.jit._recursive.wrap_cpp_module(_C.clone(module._c, share_tensors=True))
         for method in methods:
             self._nodes[method] = _C.tensor_nodes(self._module._c, method)
-        self._places = (
-            _read_places(module, "Watched") if quantized is None else _twin_places(module, methods)
-        )
+        self._places = _read_places(module, "Watched") if quantized is None else _twin_places(module, methods)
         results = {index: place for index, place in self._places.items() if place.output != _WITHIN}
         self._outputs = [index for index in results if outputs is None or index in outputs]
         self._inputs = self._slots(index for index in results if index in inputs)
@@ -257,31 +260,54 @@ class Watched:
         return len(self._nodes[slot.method][slot.node]["producers"])
 
     def _with_params(self, place: _Place, value: Tensor) -> Tensor:
-        return _as_quantized(value, self._params(place.method, place.node))
+        return self._as_user_sees(place.method, place.node, value)
 
     def _with_input_params(self, slot: _Slot, value: Tensor) -> Tensor:
         producer = self._nodes[slot.method][slot.node]["producers"][slot.slot]
-        return _as_quantized(value, self._params(slot.method, producer))
+        return self._as_user_sees(slot.method, producer, value)
 
-    def _params(self, method: str, node: int) -> tuple[float, int] | None:
-        """Scale and zero point of the plain integers that a node gives; those of its input if it keeps them."""
+    def _as_user_sees(self, method: str, node: int, value: Tensor) -> Tensor:
+        """Plain integers with their scale and zero point, and without the factors of smoothed channels."""
+        if value.dtype not in (torch.uint8, torch.int8):
+            return value
+        maker = self._maker(method, node)
+        if maker is None:
+            return value
+        quantized = torch._make_per_tensor_quantized_tensor(value, *_params_of(maker))
+        factors = self._factors_of(maker)
+        return quantized if factors is None else quantized.dequantize() / factors
+
+    def _maker(self, method: str, node: int) -> dict[str, Any] | None:
+        """The node that gave plain integers their scale: this one, or one before ops that only move them."""
         while node >= 0:
             facts = self._nodes[method][node]
-            if facts["params"] is not None:
-                return facts["params"]  # type: ignore[no-any-return]
-            if facts["kernel"]:
-                words = dict(word.split("=", 1) for word in facts["kernel"].split(" ") if "=" in word)
-                if "output" in words:
-                    scale, zero_point = words["output"].split(",")
-                    return float(scale), int(zero_point)
+            if facts["params"] is not None or "output" in _words(facts["kernel"]):
+                return facts
             node = facts["producers"][0] if facts["producers"] else -1
         return None
 
+    def _factors_of(self, maker: dict[str, Any]) -> Tensor | None:
+        if maker["op"] not in _WITH_FACTORS:
+            return None
+        (_, tensors), _ = self._module._c.getattr(maker["attributes"][0]).__getstate__()
+        place = _WITH_FACTORS[maker["op"]]
+        return tensors[place] if len(tensors) > place else None
 
-def _as_quantized(value: Tensor, params: tuple[float, int] | None) -> Tensor:
-    if params is None or value.dtype not in (torch.uint8, torch.int8):
-        return value
-    return torch._make_per_tensor_quantized_tensor(value, *params)
+
+# Kernels that multiply with a factor for each channel before they round, and its place among their tensors.
+_WITH_FACTORS = {"jitquant::linear": 3, "jitquant::quantize": 0}
+
+
+def _words(kernel: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in kernel.split(" ") if "=" in word)
+
+
+def _params_of(maker: dict[str, Any]) -> tuple[float, int]:
+    if maker["params"] is not None:
+        scale, zero_point = maker["params"]
+    else:
+        scale, zero_point = _words(maker["kernel"])["output"].split(",")
+    return float(scale), int(zero_point)
 
 
 def _points(slots: list[_Slot], method: str, first: int) -> list[tuple[int, int, int]]:

@@ -14,6 +14,7 @@
 #include <sstream>
 #include <unordered_map>
 
+#include "csrc/evaluate.h"
 #include "csrc/graph_edit.h"
 #include "csrc/module_path.h"
 #include "csrc/packed_weight.h"
@@ -29,52 +30,6 @@ using torch::jit::Node;
 using torch::jit::Value;
 
 constexpr const char* kPrefix = "_jit_pass_packed_weight_";
-
-std::optional<torch::jit::Stack> evaluate_inputs(const Context& context, const Node* node);
-
-// No op: the interpreter makes lists.
-std::optional<c10::IValue> evaluate_list(const Context& context, const Node* node) {
-  auto elements = evaluate_inputs(context, node);
-  if (!elements) {
-    return std::nullopt;
-  }
-  c10::impl::GenericList list(node->output()->type()->expectRef<c10::ListType>().getElementType());
-  for (const auto& element : *elements) {
-    list.push_back(element);
-  }
-  return list;
-}
-
-// What a value is in every call: it is known, or follows by ATen's ops from what is known.
-std::optional<c10::IValue> evaluate(const Context& context, const Value* value) {
-  if (auto known = context.static_value(value)) {
-    return known;
-  }
-  const Node* node = value->node();
-  if (node->kind() == c10::prim::ListConstruct) {
-    return evaluate_list(context, node);
-  }
-  const bool computes = node->kind().is_aten() && !node->schema().is_mutable();
-  const bool same_again = computes && node->outputs().size() == 1 && !node->isNondeterministic();
-  auto stack = same_again ? evaluate_inputs(context, node) : std::nullopt;
-  if (!stack) {
-    return std::nullopt;
-  }
-  node->getOperation()(*stack);
-  return stack->back();
-}
-
-std::optional<torch::jit::Stack> evaluate_inputs(const Context& context, const Node* node) {
-  torch::jit::Stack stack;
-  for (const Value* input : node->inputs()) {
-    auto value = evaluate(context, input);
-    if (!value) {
-      return std::nullopt;
-    }
-    stack.push_back(*value);
-  }
-  return stack;
-}
 
 // Scales and the like by what they hold, weights by where they are.
 std::string words_for_tensor(const at::Tensor& tensor) {

@@ -90,17 +90,22 @@ class ElementwiseActivation final : public Kernel {
   void add_primitive(Plan& plan, const at::Tensor& input) const {
     const Tail tail(spec_, "none");
     const QParams given = *spec_.qparams("input");
+    // Behind another function oneDNN has but its reference kernel.
+    const double factor = given.scale * tail.factor;
+    auto kind = dnnl::algorithm::eltwise_linear;
+    auto alpha = static_cast<float>(factor);
+    auto beta = static_cast<float>(tail.shift - factor * static_cast<double>(given.zero_point));
     dnnl::primitive_attr attributes = new_attributes();
-    attributes.set_post_ops(tail.ops);
+    if (tail.ops.len() == 1 && alpha == 1 && beta == 0) {
+      tail.ops.get_params_eltwise(0, kind, alpha, beta);
+    } else {
+      attributes.set_post_ops(tail.ops);
+    }
     const memory::dims line{input.numel()};
     plan.inputs.emplace_back(DNNL_ARG_SRC, desc_of(line, at::kFloat, Layout::Contiguous));
     plan.output.second = desc_of(line, plan.dtype, Layout::Contiguous);
-    finish<dnnl::eltwise_forward>(
-        plan,
-        {engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::eltwise_linear, plan.inputs[0].second,
-         plan.output.second, static_cast<float>(given.scale * tail.factor),
-         static_cast<float>(tail.shift - given.scale * tail.factor * static_cast<double>(given.zero_point)),
-         attributes});
+    finish<dnnl::eltwise_forward>(plan, {engine(), dnnl::prop_kind::forward_inference, kind,
+                                         plan.inputs[0].second, plan.output.second, alpha, beta, attributes});
   }
 
   std::array<uint8_t, 256> bytes_{};

@@ -1,5 +1,6 @@
 // conv: convolution and transposed convolution in one, two or three dimensions, with what follows it.
 #include <cstring>
+#include <set>
 
 #include <ATen/ATen.h>
 
@@ -63,6 +64,10 @@ class Conv final : public Kernel {
     if (c10::multiply_integers(plan->sizes) == 0) {
       return plan;
     }
+    if (transposed_ && !linear_tail(spec_)) {
+      plan->compute = activation_apart();
+      return plan;
+    }
     if (is_depthwise3d() && inputs.size() == 1) {
       plan->loop = depthwise3d(spec_, {stride_, before_, dilation_}, plan->sizes);
       if (plan->loop) {
@@ -94,9 +99,10 @@ class Conv final : public Kernel {
       plan->constants.emplace_back(DNNL_ARG_WEIGHTS, packed_.in(asked, weight));
     };
     if (transposed_) {
-      const dnnl::deconvolution_forward::primitive_desc desc(
+      dnnl::deconvolution_forward::primitive_desc desc(
           engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::deconvolution_direct, src, weights,
           bias, dst, stride_, dilation, before_, cut_off(inputs[0].sizes(), plan->sizes), attributes);
+      pass_over_wrong_kernel(desc);
       add_constants(desc.weights_desc());
       finish<dnnl::deconvolution_forward>(*plan, desc);
     } else {
@@ -130,6 +136,39 @@ class Conv final : public Kernel {
     const bool risky = groups_ == 1 && channels % 64 != 0 && row % 64 == 0 && row > 64;
     while (risky && std::strcmp(desc.impl_info_str(), "brgconv:avx512_core_amx") == 0 && desc.next_impl()) {
     }
+  }
+
+  // Others forget the zero point, or part of the input, where none of it reaches a place of the result.
+  void pass_over_wrong_kernel(dnnl::deconvolution_forward::primitive_desc& desc) const {
+    const bool risky = !reaches_all();
+    while (risky && std::strncmp(desc.impl_info_str(), "jit_", 4) == 0 && desc.next_impl()) {
+    }
+  }
+
+  // Of a transposed convolution: the steps of the window fall on all places between two of the stride, and
+  // nothing is added behind the last.
+  bool reaches_all() const {
+    const auto extra = spec_.ints("output_padding");
+    for (size_t i = 0; i < stride_.size(); ++i) {
+      std::set<int64_t> places;
+      for (int64_t step = 0; step < weight_.size(static_cast<int64_t>(i) + 2); ++step) {
+        places.insert(step * dilation_[i] % stride_[i]);
+      }
+      if (static_cast<int64_t>(places.size()) < stride_[i] || extra[i] > after_[i]) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // The primitives of transposed convolutions have elementwise functions that differ in their last bits.
+  std::function<at::Tensor(Tensors)> activation_apart() const {
+    Spec product = spec_;
+    product.erase("output");
+    product.erase("activation");
+    return [multiply = make_kernel(product), finish = activation_behind(spec_)](Tensors given) {
+      return finish->run({multiply->run(given)});
+    };
   }
 
   int64_t input_zero_point() const { return spec_.qparams("input")->zero_point; }

@@ -24,7 +24,7 @@ class Softmax final : public Kernel {
     if (input.scalar_type() == at::kByte) {
       input = numbers_of(input, *spec_.qparams("input"));
     }
-    // Along the last dimension the loop needs rows; oneDNN has none but its reference for other strides.
+    // Along the last dimension the loop needs rows.
     const bool along_rows = axis_ == -1 || axis_ == input.dim() - 1;
     input = along_rows ? input.contiguous() : in_layout(input, layout_of(input));
   }
@@ -40,7 +40,7 @@ class Softmax final : public Kernel {
     }
     const int64_t axis = axis_ < 0 ? axis_ + inputs[0].dim() : axis_;
     const int64_t columns = inputs[0].size(axis);
-    if (plan->dtype == at::kByte && inputs[0].stride(axis) == 1) {
+    if (plan->dtype == at::kByte && (columns == 1 || inputs[0].stride(axis) == 1)) {
       // oneDNN takes twice the time where its result is integers.
       plan->implementation = loops().name;
       plan->loop = [columns, factor = static_cast<float>(tail.factor),
@@ -56,6 +56,10 @@ class Softmax final : public Kernel {
       };
       return plan;
     }
+    if (plan->dtype == at::kByte) {
+      plan->compute = along_rows(axis, plan->layout);
+      return plan;
+    }
     dnnl::primitive_attr attributes = new_attributes();
     attributes.set_post_ops(linear_then(tail.factor, tail.shift, tail.ops));
     plan->inputs.emplace_back(DNNL_ARG_SRC, desc_of(inputs[0]));
@@ -67,6 +71,15 @@ class Softmax final : public Kernel {
   }
 
  private:
+  // oneDNN has none but its reference for other strides.
+  std::function<at::Tensor(Tensors)> along_rows(int64_t axis, Layout layout) const {
+    Spec rows = spec_;
+    rows.set("dim", std::vector<int64_t>{-1});
+    return [softmax = make_kernel(rows), axis, layout](Tensors given) {
+      return in_layout(softmax->run({given[0].transpose(axis, -1)}).transpose(axis, -1), layout);
+    };
+  }
+
   const int64_t axis_;
 };
 
