@@ -40,6 +40,12 @@ class Score:
         """The value with its unit."""
         return f"{decibels(value)} dB" if self.unit == "dB" else f"a metric of {value:.4g}"
 
+    def noise(self, value: float) -> float:
+        """What of several parts adds up: the power of the noise over that of the signal, or the loss."""
+        if value == -math.inf:
+            return math.inf
+        return 10 ** (-value / 10) if self.unit == "dB" else self.floating - value
+
     def gain(self, more: float, less: float) -> float:
         """By how much one is more than the other."""
         return more - less if more != less else 0.0

@@ -1,6 +1,7 @@
 """Precision chosen automatically: the fewest parts stay float that bring a model within a tolerance.
 
-Parts are ranked by what each costs alone, on a graph with switches (jitquant/switchable.py). The shortest
+Parts are ranked by the noise of each alone, measured on a graph with switches (jitquant/switchable.py), over
+what it takes to have it float: a part counts as one, and as its multiply-adds over their mean. The shortest
 head of that ranking is looked for whose parts have to be float, and then each of them is tried as integer
 again, beginning with what multiplies most. Each of these sets is converted and measured as it is, which takes
 less time than a float copy of the model does, and no calibration: `leave_float` takes a calibrated model.
@@ -193,8 +194,7 @@ class _Search:
         if self._holds(self.integer) or not self.parts:
             return self.integer
         self.alone = {part: self.ranking.of([part]) for part in self.parts}
-        ranked = sorted(self.parts, key=lambda part: self.alone[part])
-        best = self._shortest_head(ranked)
+        best = self._shortest_head(self._ranked())
         if not self._holds(best):
             return best
         largest_first = sorted(best.left, key=lambda part: -self._multiply_adds[part])
@@ -202,6 +202,16 @@ class _Search:
             trial = self._try([other for other in best.left if other is not part])
             best = trial if self._holds(trial) else best
         return best
+
+    def _ranked(self) -> list[Part]:
+        """Those first whose noise is large for what they cost in float: one part more, and multiply-adds."""
+        mean = sum(self._multiply_adds.values()) / len(self.parts) or 1.0
+
+        def worth(part: Part) -> float:
+            noise = self.ranking.noise(self.alone[part])
+            return noise / (1 + self._multiply_adds[part] / mean)
+
+        return sorted(self.parts, key=worth, reverse=True)
 
     def _shortest_head(self, ranked: Sequence[Part]) -> _Trial:
         """In steps that double, as mostly few parts are enough, and then by bisection."""
