@@ -196,7 +196,7 @@ def quantize_jit(
             (norm of the difference over norm of float's: 0.1 is 20 dB) on what calibration gives it is no
             more than that. A part is what one integer op computes. ``summarize`` says of each why it is
             float, and ``info`` what it costs in bytes and time; a warning says so if it cannot be reached.
-            ``strict`` is about all other ops then.
+            ``strict`` is about all other ops then, and ``print_graphs`` about preparing the model.
         metric: ``metric(model) -> float``, higher being better, in the place of that error: the model may
             then be no more than `tolerance` below what the float one has.
         model, qconfig_dict, inplace, debug, target, preset, correct_bias, smooth_inputs, round_weights,
@@ -219,7 +219,7 @@ def quantize_jit(
         debug=debug,
         strict=False if goal else strict,
         preserved_attrs=preserved_attrs,
-        print_graphs=print_graphs,
+        print_graphs=print_graphs and goal is None,
     )
     choosing = goal and ChosenPrecision(goal, do_convert, caller, methods=methods, strict=strict)
     do_calibrate = partial(_calibrate, run_fn, run_args)

@@ -32,7 +32,8 @@ from jitquant.switchable import Part, Switchable, check_static, left_float
 RANKED_ROWS = 4  # of the inputs that calibration saw, to rank the parts with
 JUDGED_ROWS = 64  # to judge converted models with
 MOST_GIVEN_BACK = 16  # parts that are tried as integer again
-TIMED_RUNS = 10
+TIMED_RUNS = 12  # at most, and at least three, of which the first compile
+TIMED_SECONDS = 2.0
 
 Convert = Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]
 
@@ -131,8 +132,8 @@ class ChosenPrecision:
         """Makes the calibrated model the converted one; a warning says if it is not within the tolerance."""
         if not self.calls:
             raise QuantizationError(
-                f"{self.caller}: tolerance needs inputs to compare outputs on, and run_fn did not call the "
-                "prepared model; call it with calibration data"
+                f"{self.caller}: tolerance needs inputs to compare outputs on, and run_fn called none of the "
+                f"methods {', '.join(self.methods)}; call the prepared model with calibration data"
             )
         facts = check_prepared(prepared, self.caller)
         integer = self.convert_copy(prepared)
@@ -271,11 +272,11 @@ def _file_size(module: torch.jit.ScriptModule) -> int:
 def _time_ratio(one: torch.jit.ScriptModule, other: torch.jit.ScriptModule, call: Call) -> float:
     """Of the shortest runs, in turn."""
     times: dict[torch.jit.ScriptModule, list[float]] = {one: [], other: []}
+    end = time.perf_counter() + TIMED_SECONDS
     with torch.no_grad():
-        for run in range(3 + TIMED_RUNS):
+        while len(times[other]) < 3 or (len(times[other]) < TIMED_RUNS and time.perf_counter() < end):
             for module, taken in times.items():
                 begin = time.perf_counter()
                 call.run(module)
-                if run >= 3:  # the first ones are compiled
-                    taken.append(time.perf_counter() - begin)
+                taken.append(time.perf_counter() - begin)
     return min(times[one]) / min(times[other])
