@@ -36,6 +36,7 @@ from jitquant.qconfig import (  # noqa: E402
 from jitquant.qconfig_mapping import QConfigMapping  # noqa: E402
 from jitquant.quantizer import ComposedQuantizer, OpNode, Quantizer  # noqa: E402
 from jitquant.report import report  # noqa: E402
+from jitquant.sensitivity import PartSensitivity, Sensitivity, sensitivity  # noqa: E402
 from jitquant.statistics import load_statistics, merge_statistics, save_statistics  # noqa: E402
 from jitquant.summary import OpSummary, Summary, summarize  # noqa: E402
 from jitquant.version import __version__  # noqa: E402
@@ -52,6 +53,7 @@ __all__ = [
     "MovingAverageMinMaxObserver",
     "OpNode",
     "OpSummary",
+    "PartSensitivity",
     "PerChannelMinMaxObserver",
     "PercentileObserver",
     "PlaceholderObserver",
@@ -61,6 +63,7 @@ __all__ = [
     "QConfigMapping",
     "QuantizationError",
     "Quantizer",
+    "Sensitivity",
     "Summary",
     "WeightMinMaxObserver",
     "__version__",
@@ -88,6 +91,7 @@ __all__ = [
     "quantize_jit",
     "report",
     "save_statistics",
+    "sensitivity",
     "summarize",
     "weight_only_int8_qconfig",
 ]

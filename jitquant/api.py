@@ -29,6 +29,7 @@ from jitquant.pipeline import (
 )
 from jitquant.preparation import Preparation, QConfigDict, hand_over, quantize, working_copy
 from jitquant.presets import choose_methods
+from jitquant.tolerance import ChosenPrecision, check_tolerance
 
 
 def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> torch.jit.ScriptModule:
@@ -183,12 +184,21 @@ def quantize_jit(
     preserved_attrs: Sequence[str] = (),
     print_graphs: bool = False,
     stop_after: str | None = None,
+    tolerance: float | None = None,
+    metric: Callable[[torch.jit.ScriptModule], Any] | None = None,
 ) -> torch.jit.ScriptModule:
     """Prepares, calibrates and converts a model in one call.
 
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
+        tolerance: leave the fewest parts of the model float with which the relative error of its outputs
+            (norm of the difference over norm of float's: 0.1 is 20 dB) on what calibration gives it is no
+            more than that. A part is what one integer op computes. ``summarize`` says of each why it is
+            float, and ``info`` what it costs in bytes and time; a warning says so if it cannot be reached.
+            ``strict`` is about all other ops then, and ``print_graphs`` about preparing the model.
+        metric: ``metric(model) -> float``, higher being better, in the place of that error: the model may
+            then be no more than `tolerance` below what the float one has.
         model, qconfig_dict, inplace, debug, target, preset, correct_bias, smooth_inputs, round_weights,
             equalize_layers, methods, strict, preserved_attrs, print_graphs, stop_after: as for
             ``prepare_jit`` and ``convert_jit``. ``target="native"`` makes the fastest.
@@ -202,7 +212,17 @@ def quantize_jit(
     check_debug(debug, caller)
     check_pass_name(stop_after, PREPARE_PASSES + passes_for(debug), caller)
     check_attributes(model, preserved_attrs, caller)
+    goal = check_tolerance(tolerance, metric, caller, debug=debug, stop_after=stop_after)
 
+    do_convert = partial(
+        convert_jit,
+        debug=debug,
+        strict=False if goal else strict,
+        preserved_attrs=preserved_attrs,
+        print_graphs=print_graphs and goal is None,
+    )
+    choosing = goal and ChosenPrecision(goal, do_convert, caller, methods=methods, strict=strict)
+    do_calibrate = partial(_calibrate, run_fn, run_args)
     return quantize(
         model,
         inplace,
@@ -221,14 +241,8 @@ def quantize_jit(
             preserved_attrs=preserved_attrs,
             print_graphs=print_graphs,
         ),
-        calibrate=partial(_calibrate, run_fn, run_args),
-        convert=partial(
-            convert_jit,
-            debug=debug,
-            strict=strict,
-            preserved_attrs=preserved_attrs,
-            print_graphs=print_graphs,
-        ),
+        calibrate=choosing.recording(do_calibrate) if choosing else do_calibrate,
+        convert=choosing.convert if choosing else do_convert,
     )
 
 

@@ -53,6 +53,20 @@ QUANTIZE = (
     "remove_inner_quant",  # debug=True stops here, and rounds where the integer ops do
 )
 
+# In the place of QUANTIZE where it is asked what each op costs (jitquant/switchable.py).
+SWITCH = (
+    "insert_quant_dequant",  # this and what follows as in QUANTIZE
+    "smooth_inputs",  # it scales weights and inputs alike, which leaves what is float as it is
+    "remember_weights",  # before weights are rounded and biases corrected
+    "round_weights",  # as in QUANTIZE
+    "correct_bias",  # as in QUANTIZE
+    "remove_inner_quant",  # before there is a switch at each rounding that is left
+    "insert_switches",  # the graph is not looked at any more
+)
+
+# Before QUANTIZE where `tolerance` leaves ops float (jitquant/tolerance.py).
+LEAVE = ("leave_float",)
+
 LOWER = (
     "fold_attributes",  # scales and zero points: looking up thousands of attributes takes long
     "number_ops",  # right before fusion, which reports what becomes of each op by these numbers

@@ -14,6 +14,7 @@ from jitquant import _C, native
 from jitquant.checks import check_script_module
 from jitquant.errors import QuantizationError
 from jitquant.pipeline import run_pass
+from jitquant.text_table import aligned, millions
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Profile:
         cells.append(_sum_cells(self.ops_us, self.total_us, "in ops"))
         cells.append(_sum_cells(self.between_us, self.total_us, "between ops"))
         whole = _sum_cells(self.total_us, self.total_us, "whole")
-        cells.append((*whole[:4], _millions(self.multiply_adds), _percent(self.peak_share), "", ""))
-        return "\n".join([*_aligned(cells), self._remarks()])
+        cells.append((*whole[:4], millions(self.multiply_adds), _percent(self.peak_share), "", ""))
+        return "\n".join([*aligned(cells, _LEFT_ALIGNED, {"calls": "1"}), self._remarks()])
 
     def to_json(self) -> str:
         """The rows and the sums, for other programs."""
@@ -233,7 +234,7 @@ def _cells(row: ProfiledOp) -> tuple[str, ...]:
         _percent(row.share),
         row.op,
         str(row.calls),
-        _millions(row.multiply_adds),
+        millions(row.multiply_adds),
         _percent(row.peak_share),
         row.kernel,
         row.module or row.source,
@@ -246,23 +247,3 @@ def _sum_cells(time_us: float, total_us: float, what: str) -> tuple[str, ...]:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
-
-
-def _millions(count: int | None) -> str:
-    return f"{count / 1e6:.2f}" if count else ""
-
-
-def _aligned(cells: list[tuple[str, ...]]) -> list[str]:
-    """The lines of a table, without columns that say nothing."""
-    columns = [column for column in zip(*cells, strict=True) if _says_something(column)]
-    return ["  ".join(line).rstrip() for line in zip(*map(_padded, columns), strict=True)]
-
-
-def _says_something(column: tuple[str, ...]) -> bool:
-    name, *cells = column
-    return not set(cells) <= ({"", "1"} if name == "calls" else {""})
-
-
-def _padded(column: tuple[str, ...]) -> list[str]:
-    width = max(map(len, column))
-    return [cell.ljust(width) if column[0] in _LEFT_ALIGNED else cell.rjust(width) for cell in column]

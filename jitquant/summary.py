@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,12 +81,14 @@ class Summary:
         round_trips: how many values in the middle of the network are dequantized, computed with in float and
             quantized again.
         multiply_adds: those of one call, integer and float; None unless inputs were given.
+        tolerance: what ``quantize_jit(..., tolerance=...)`` found, as ``jitquant.info`` gives it; else None.
     """
 
     stage: str
     ops: tuple[OpSummary, ...]
     round_trips: int
     multiply_adds: MultiplyAdds | None = None
+    tolerance: Mapping[str, Any] | None = None
 
     @property
     def weights_share(self) -> float:
@@ -144,7 +146,7 @@ class Summary:
             lines.append(f"{100 * share:.1f} % of {whole / 1e6:.1f} M multiply-adds are integer")
         if self.stage != "prepared":
             lines.append(f"{self.round_trips} values go from integers to float and back")
-        return lines
+        return lines + ([] if self.tolerance is None else _words_of(self.tolerance))
 
 
 def summarize(module: torch.jit.ScriptModule, inputs: Tensor | tuple[Any, ...] | None = None) -> Summary:
@@ -173,7 +175,20 @@ def summarize(module: torch.jit.ScriptModule, inputs: Tensor | tuple[Any, ...] |
         ops=tuple(OpSummary(**record) for record in records),
         round_trips=_C.count_round_trips(module._c, list(facts.get("methods", ("forward",)))),
         multiply_adds=None if given is None else count_multiply_adds(module, given),
+        tolerance=facts.get("tolerance"),
     )
+
+
+def _words_of(tolerance: Mapping[str, Any]) -> list[str]:
+    """What a tolerance cost."""
+    loss = (
+        f"{tolerance['of']}: {tolerance['reached']:.3g} of the {tolerance['asked for']:g} that may be, "
+        f"and {tolerance['all integer']:.3g} with all integer"
+    )
+    left = len(tolerance["left float"])
+    costs = f"{tolerance['bytes more'] / 1e6:.2f} MB more and {tolerance['time']:.2f} times the time"
+    which = f", which takes {costs} of all integer" if left else ""
+    return [loss, f"{left} of {tolerance['parts']} parts left float for that{which}"]
 
 
 def write_report(module: torch.jit.ScriptModule, records: Sequence[Record]) -> None:
