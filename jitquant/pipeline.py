@@ -84,11 +84,11 @@ LOWER = (
     "freeze",  # weights that nothing packed become constants, and the others go
 )
 
-# debug="exact" ends so: what remains of LOWER is for ops without a formula.
+# The end of LOWER where debug="exact".
 EMULATE = (
     "emulate_integers",  # when all fusion is done, but before weights are packed: it needs their integers
-    "fold_prepack",
-    "freeze",
+    "fold_prepack",  # of ops that have no formula
+    "freeze",  # as in LOWER; what formulas compute of weights alone becomes constants too
 )
 
 BEFORE_OBSERVING = CANONICALIZE + FOLD

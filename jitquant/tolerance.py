@@ -66,7 +66,7 @@ def relative_error(sqnr: float) -> float:
 
 
 def check_tolerance(
-    tolerance: Any, metric: Any, caller: str, *, debug: bool, stop_after: str | None
+    tolerance: Any, metric: Any, caller: str, *, debug: bool | str, stop_after: str | None
 ) -> Tolerance | None:
     """What was asked for, or None. Raises QuantizationError for what makes no sense."""
     check_metric(metric, caller)
