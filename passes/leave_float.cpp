@@ -12,7 +12,9 @@
 // The fence says what a qconfig of None says. Observers of activations stay, with what they saw: ops behind
 // it may take integers, and where none does, conversion takes the quantize away. What only moves values and
 // has the scale of its input is float as well, unless an integer op takes it right away: then it moves
-// integers. Left alone: ops that have a fence.
+// integers.
+//
+// Left alone: ops that have a fence.
 
 #include <set>
 #include <unordered_set>
