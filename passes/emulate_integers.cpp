@@ -63,9 +63,11 @@ Value* known_weight_tuple(Node* before, const at::Tensor& quantized) {
       is_one ? at::full({1}, quantized.q_scale(), at::kDouble) : quantized.q_per_channel_scales();
   const at::Tensor zero_points =
       is_one ? at::full({1}, quantized.q_zero_point(), at::kLong) : quantized.q_per_channel_zero_points();
+  // Rows that are looked up have real zero points.
+  const auto type = zero_points.is_floating_point() ? at::kDouble : at::kLong;
   return make_tuple(
       before, {constant(before, quantized.int_repr().contiguous()), constant(before, scales.to(at::kDouble)),
-               constant(before, zero_points.to(at::kLong))});
+               constant(before, zero_points.to(type))});
 }
 
 bool is_integer_op(const Node* node) {

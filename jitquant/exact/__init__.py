@@ -18,7 +18,7 @@ from jitquant.exact.registry import EMULATIONS, ENGINES, Quantized, Weight, emul
 __all__ = ["ENGINES", "Quantized", "Weight", "emulates", "emulations"]
 
 MODULES = {
-    "quantized": ("pointwise", "products", "pooling", "normalization", "selection"),
+    "quantized": ("pointwise", "products", "pooling", "normalization", "selection", "embeddings"),
     "native": (
         "native",
         "native_dynamic",
