@@ -363,6 +363,41 @@ def test_means_over_windows(dims: int) -> None:
         check_same(real, emulated, (number, x.shape, x.stride(), arguments))
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_nearest_neighbours(dims: int) -> None:
+    """Test that resampling by the nearest neighbour gives the same bits and strides, by sizes and factors."""
+    op = f"upsample_nearest{dims}d"
+    for number in range(150):
+        draw = Draw(number)
+        size = draw.shape(dims, 9)
+        x = draw.activation(draw.between(1, 3), draw.between(1, 20), *size)
+        factors = [draw.among(None, 2.0, draw.random.uniform(0.6, 4)) for _ in range(dims)]
+        wanted = [
+            draw.between(1, 30) if f is None else max(int(s * f), 1)
+            for s, f in zip(size, factors, strict=True)
+        ]
+        real = getattr(torch.ops.aten, op)(x, wanted, *factors)
+        emulated = emulate(f"aten::{op}", "x86", triple(x), wanted, *factors)
+        check_same(real, emulated, (number, x.shape, x.stride(), wanted, factors))
+        real = getattr(torch.ops.aten, op)(x, wanted, None)
+        check_same(real, emulate(f"aten::{op}.vec", "x86", triple(x), wanted, None), (number, x.shape))
+
+
+@pytest.mark.parametrize("op", ["clone", "pixel_shuffle", "pixel_unshuffle"])
+def test_moves_that_lay_out_anew(op: str) -> None:
+    """Test that what moves elements gives them the bits and strides that quantized tensors have."""
+    for number in range(60):
+        draw = Draw(number)
+        x = draw.activation(draw.between(1, 3), 4 * draw.between(1, 5), *[2 * n for n in draw.shape(2, 5)])
+        own = {"memory_format": draw.among(None, torch.preserve_format, torch.channels_last)}
+        real = x.clone(**own) if op == "clone" else getattr(torch, op)(x, 2)
+        arguments = [FORMATS[own["memory_format"]]] if op == "clone" else [2]
+        check_same(real, emulate(f"aten::{op}", "x86", triple(x), *arguments), (number, x.shape, own))
+
+
+FORMATS = {None: None, torch.preserve_format: 1, torch.channels_last: 2}  # as torch.jit counts them
+
+
 def test_concatenations() -> None:
     """Test that concatenating gives the same bits and strides."""
     for number in range(200):

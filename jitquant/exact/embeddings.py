@@ -27,7 +27,7 @@ def rows_of_nibbles(weight: Weight) -> tuple[Tensor, Tensor, Tensor]:
     bytes = packed.flatten()
     nibbles = torch.stack([bytes.bitwise_and(15), bytes.bitwise_right_shift(4)], 1).flatten()
     features = nibbles.numel() // max(rows, 1)
-    integers = nibbles.slice(0, 0, rows * features).reshape([rows, features]).float()
+    integers = nibbles[: rows * features].reshape([rows, features]).float()
     integers = torch.constant_pad_nd(integers, [0, features % 2])
     shifts = -scales.float() * zero_points.float()
     return integers, scales.float().half().float(), shifts.half().float()
@@ -54,9 +54,9 @@ def sums_in_bags(
     else:
         assert offsets is not None
         starts = offsets.long()
-    ends = torch.cat([starts.slice(0, 1), torch.full([1], total)])
+    ends = torch.cat([starts[1:], torch.full([1], total)])
     if include_last_offset and indices.dim() == 1:
-        starts, ends = starts.slice(0, 0, -1), ends.slice(0, 0, -1)
+        starts, ends = starts[:-1], ends[:-1]
     counts = ends - starts
     sums = torch.zeros([starts.numel(), integers.size(1)])
     most = int(counts.max().item()) if counts.numel() > 0 else 0

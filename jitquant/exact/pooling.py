@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from jitquant.exact.arithmetic import fma, is_channels_last, saturate
+from jitquant.exact.arithmetic import empty_as, fma, is_channels_last, saturate
 from jitquant.exact.pointwise import dequantize, rounded_once
 from jitquant.exact.registry import Quantized, emulates
 
@@ -189,9 +189,8 @@ def average(
         channels = sums.size(-dims - 1)
         in_vector = (torch.arange(channels) < channels // 16 * 16).reshape([-1] + [1] * dims)
         result = torch.where(in_vector, before, behind)
-        if dims == 2:
-            return result.clone(memory_format=torch.channels_last), scale, zero_point
-        return empty_as_channels_last_3d(result), scale, zero_point
+        like = integers if dims == 2 else integers.contiguous(memory_format=torch.channels_last_3d)
+        return empty_as(like, list(result.size())).copy_(result), scale, zero_point
     return behind.clone(memory_format=torch.contiguous_format), scale, zero_point
 
 
@@ -235,5 +234,8 @@ def avg_pool3d(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Quantized:
-    """See `average`; the result is always channels-last. Source: ATen, quantized/cpu/AveragePool3d.cpp."""
+    """See `average`; whatever the layout, it is done in channels-last.
+
+    Source: ATen, quantized/cpu/AveragePool3d.cpp.
+    """
     return average(self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
