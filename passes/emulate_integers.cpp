@@ -142,8 +142,8 @@ class Emulator {
   Graph* formula_of(const Node* node) const {
     const auto* schema = node->maybeSchema();
     // ATen's ops run on integers and floats alike, and are replaced on the former only.
-    if (schema == nullptr || (node->kind().is_aten() && !takes_tuple(node) &&
-                              on_plain_.count(node) == 0 && !rounds_activation(node))) {
+    if (schema == nullptr || (node->kind().is_aten() && !takes_tuple(node) && on_plain_.count(node) == 0 &&
+                              !rounds_activation(node))) {
       return nullptr;
     }
     for (const auto& name :
