@@ -5,10 +5,11 @@ Each list is read from top to bottom; the remark beside a pass says why it stand
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
@@ -119,6 +120,12 @@ class PassOptions:
     formulas: Mapping[str, torch.jit.ScriptFunction[Any, Any]] = field(default_factory=dict)
 
 
+@functools.cache
+def _inlined(formula: torch.jit.ScriptFunction[Any, Any]) -> torch.Graph:
+    """A formula's graph without calls; inlining all of them anew takes longer than most passes."""
+    return cast(torch.Graph, formula.inlined_graph)
+
+
 def run_pass(
     name: str,
     module: torch.jit.ScriptModule,
@@ -144,7 +151,7 @@ def run_pass(
         options.target,
         observers,
         list(options.preserved_attrs),
-        {op: formula.inlined_graph for op, formula in options.formulas.items()},
+        {op: _inlined(formula) for op, formula in options.formulas.items()},
     )
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -63,9 +63,11 @@ Value* known_weight_tuple(Node* before, const at::Tensor& quantized) {
       is_one ? at::full({1}, quantized.q_scale(), at::kDouble) : quantized.q_per_channel_scales();
   const at::Tensor zero_points =
       is_one ? at::full({1}, quantized.q_zero_point(), at::kLong) : quantized.q_per_channel_zero_points();
+  // Rows that are looked up have real zero points.
+  const auto type = zero_points.is_floating_point() ? at::kDouble : at::kLong;
   return make_tuple(
       before, {constant(before, quantized.int_repr().contiguous()), constant(before, scales.to(at::kDouble)),
-               constant(before, zero_points.to(at::kLong))});
+               constant(before, zero_points.to(type))});
 }
 
 bool is_integer_op(const Node* node) {
@@ -98,6 +100,20 @@ class Emulator {
     }
   }
 
+  // Before anything is replaced: only where they come from tells plain integers from floats.
+  void look_at(const Node* node) {
+    const bool takes_integers = std::any_of(node->inputs().begin(), node->inputs().end(),
+                                            [&](const Value* input) { return plain_.count(input) != 0; });
+    if (takes_integers) {
+      on_plain_.insert(node);
+    }
+    const OpRow* row = find_row(node);
+    const bool keeps = takes_integers && row != nullptr && (row->moves || row->output == Output::SameAsInput);
+    if (context_.target().plain_integers && (keeps || is_integer_op(node))) {
+      plain_.insert(node->outputs().begin(), node->outputs().end());
+    }
+  }
+
   int64_t count() const { return count_; }
 
  private:
@@ -126,7 +142,8 @@ class Emulator {
   Graph* formula_of(const Node* node) const {
     const auto* schema = node->maybeSchema();
     // ATen's ops run on integers and floats alike, and are replaced on the former only.
-    if (schema == nullptr || (node->kind().is_aten() && !takes_tuple(node) && !rounds_activation(node))) {
+    if (schema == nullptr || (node->kind().is_aten() && !takes_tuple(node) && on_plain_.count(node) == 0 &&
+                              !rounds_activation(node))) {
       return nullptr;
     }
     for (const auto& name :
@@ -287,6 +304,8 @@ class Emulator {
 
   Context& context_;
   std::set<std::string> prepacks_;
+  std::set<const Value*> plain_;    // what may be plain integers; a formula looks at the type
+  std::set<const Node*> on_plain_;  // what takes them
   std::unordered_map<const Value*, Value*> tuples_;  // what stands in the place of a quantized tensor
   int64_t count_ = 0;
 };
@@ -300,6 +319,9 @@ int64_t EmulateIntegers(Context& context) {
     Emulator emulator(context);
     std::vector<Node*> nodes;  // what formulas consist of is no integer op
     for_each_node(graph->block(), [&](Node* node) { nodes.push_back(node); });
+    for (const Node* node : nodes) {
+      emulator.look_at(node);
+    }
     for (Node* node : nodes) {
       emulator.visit(node);
     }

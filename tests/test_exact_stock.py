@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jitquant.exact import arithmetic
-from jitquant.exact.registry import ENGINES
+from jitquant.exact.registry import ENGINES, Weight
 from tests.exact_draws import Draw, check_same, emulate, triple, weight_of
 
 Q = torch.ops.quantized
@@ -346,18 +346,56 @@ def test_layer_norms() -> None:
         check_same(real, emulate("quantized::layer_norm", "x86", triple(x), *arguments), (number, x.shape))
 
 
-def test_means_over_windows() -> None:
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_means_over_windows(dims: int) -> None:
     """Test that average pooling gives the same bits and strides."""
-    for number in range(250):
+    for number in range(200):
         draw = Draw(number)
-        size = draw.shape(2, 9)
+        size = draw.shape(dims, {1: 30, 2: 9, 3: 6}[dims])
         x = draw.activation(draw.between(1, 3), draw.between(1, 70), *size, low=-7, high=-3)
         kernel = [draw.between(1, min(3, s)) for s in size]
         padding = [draw.between(0, k // 2) for k in kernel]
-        stride = draw.among([], [1, 1], [2, 2])
-        arguments = (kernel, stride, padding, draw.chance(0.3), draw.chance(0.5), draw.among(None, None, 3))
-        real = torch.ops.aten.avg_pool2d(x, *arguments)
-        check_same(real, emulate("aten::avg_pool2d", "x86", triple(x), *arguments), (number, x.shape))
+        stride = draw.among([], [1] * dims, [2] * dims)
+        divisor = [] if dims == 1 else [draw.among(None, None, 3)]
+        arguments = (kernel, stride, padding, draw.chance(0.3), draw.chance(0.5), *divisor)
+        real = getattr(torch.ops.aten, f"avg_pool{dims}d")(x, *arguments)
+        emulated = emulate(f"aten::avg_pool{dims}d", "x86", triple(x), *arguments)
+        check_same(real, emulated, (number, x.shape, x.stride(), arguments))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_nearest_neighbours(dims: int) -> None:
+    """Test that resampling by the nearest neighbour gives the same bits and strides, by sizes and factors."""
+    op = f"upsample_nearest{dims}d"
+    for number in range(150):
+        draw = Draw(number)
+        size = draw.shape(dims, 9)
+        x = draw.activation(draw.between(1, 3), draw.between(1, 20), *size)
+        factors = [draw.among(None, 2.0, draw.random.uniform(0.6, 4)) for _ in range(dims)]
+        wanted = [
+            draw.between(1, 30) if f is None else max(int(s * f), 1)
+            for s, f in zip(size, factors, strict=True)
+        ]
+        real = getattr(torch.ops.aten, op)(x, wanted, *factors)
+        emulated = emulate(f"aten::{op}", "x86", triple(x), wanted, *factors)
+        check_same(real, emulated, (number, x.shape, x.stride(), wanted, factors))
+        real = getattr(torch.ops.aten, op)(x, wanted, None)
+        check_same(real, emulate(f"aten::{op}.vec", "x86", triple(x), wanted, None), (number, x.shape))
+
+
+@pytest.mark.parametrize("op", ["clone", "pixel_shuffle", "pixel_unshuffle"])
+def test_moves_that_lay_out_anew(op: str) -> None:
+    """Test that what moves elements gives them the bits and strides that quantized tensors have."""
+    for number in range(60):
+        draw = Draw(number)
+        x = draw.activation(draw.between(1, 3), 4 * draw.between(1, 5), *[2 * n for n in draw.shape(2, 5)])
+        own = {"memory_format": draw.among(None, torch.preserve_format, torch.channels_last)}
+        real = x.clone(**own) if op == "clone" else getattr(torch, op)(x, 2)
+        arguments = [FORMATS[own["memory_format"]]] if op == "clone" else [2]
+        check_same(real, emulate(f"aten::{op}", "x86", triple(x), *arguments), (number, x.shape, own))
+
+
+FORMATS = {None: None, torch.preserve_format: 1, torch.channels_last: 2}  # as torch.jit counts them
 
 
 def test_concatenations() -> None:
@@ -380,6 +418,50 @@ def test_concatenations() -> None:
         check_same(real, emulated, (number, [x.shape for x in tensors], dim))
 
 
+def rows_to_look_up(draw: Draw, dtype: torch.dtype) -> tuple[Tensor, Weight]:
+    """A quantized weight with a float zero point for each row, and what a formula takes for it."""
+    words, features = draw.between(1, 40), draw.between(1, 70)
+    scales = torch.tensor([draw.scale(-8, -4) for _ in range(words)])
+    zero_points = draw.among(draw.integers(words, most=15).float(), draw.reals(words) * 20)
+    weight = torch.quantize_per_channel(draw.reals(words, features), scales, zero_points, 0, dtype)
+    return weight, (weight.int_repr(), scales.double(), zero_points)
+
+
+@pytest.mark.parametrize("op", ["embedding_bag_byte", "embedding_bag_4bit_rowwise_offsets"])
+def test_bags_of_rows(op: str) -> None:
+    """Test that sums of rows give the same bits, for every way to say which rows are in a bag."""
+    for number in range(200):
+        draw = Draw(number)
+        is_byte = op == "embedding_bag_byte"
+        weight, held = rows_to_look_up(draw, torch.quint8 if is_byte else torch.quint4x2)
+        packed = Q.embedding_bag_prepack(weight) if is_byte else torch.ops.jitquant.pack_rows_4bit(weight)
+        words = weight.size(0)
+        count, offsets, last = draw.between(1, 30), None, False
+        if draw.chance(0.3):
+            indices = draw.integers(draw.between(1, 8), draw.between(1, 8), most=words - 1)
+        else:
+            indices = draw.integers(count, most=words - 1)
+            starts = sorted(draw.between(0, count) for _ in range(draw.between(0, 6)))
+            last = draw.chance(0.5)
+            offsets = torch.tensor([0, *starts, count] if last else [0, *starts])
+        if draw.chance(0.3):
+            indices, offsets = indices.int(), None if offsets is None else offsets.int()
+        factors = draw.reals(*indices.shape) if offsets is not None and draw.chance(0.5) else None
+        behind = (offsets, False, draw.among(0, 1), False, factors, None, last)
+        real = getattr(Q, op)(packed, indices, *behind)
+        check_same(real, emulate(f"quantized::{op}", "x86", held, indices, *behind), (number, weight.shape))
+
+
+def test_rows() -> None:
+    """Test that rows that are looked up give the same bits."""
+    for number in range(200):
+        draw = Draw(number)
+        weight, held = rows_to_look_up(draw, torch.quint8)
+        indices = draw.integers(draw.between(0, 30), most=weight.size(0) - 1)
+        real = Q.embedding_byte(Q.embedding_bag_prepack(weight), indices, False)
+        check_same(real, emulate("quantized::embedding_byte", "x86", held, indices, False), number)
+
+
 def test_arithmetic_with_numbers_rounds_once() -> None:
     """Test that fma rounds once, where rounding to double first would give something else."""
     factor = torch.tensor([1 + 2.0**-23, 1 + 2.0**-12, 1 - 2.0**-24])
@@ -400,10 +482,10 @@ def test_arithmetic_with_numbers_rounds_once() -> None:
         torch.tensor([2.0**-12]), torch.tensor([2.0**-12]), torch.tensor([1.0])
     )
     assert tie.item() == 1.0
-    nudged = torch.jit.script(arithmetic.to_odd)(
-        torch.tensor([1 + 2.0**-24], dtype=torch.float64), torch.tensor([2.0**-80], dtype=torch.float64)
+    nudged = torch.jit.script(arithmetic.fma)(
+        torch.tensor([2.0**-12 + 2.0**-30]), torch.tensor([2.0**-12]), torch.tensor([1.0])
     )
-    assert nudged.float().item() == 1 + 2.0**-23
+    assert nudged.item() == 1 + 2.0**-23
 
 
 def test_saturation_and_ties() -> None:

@@ -19,7 +19,7 @@ from jitquant.exact.registry import EMULATIONS, ENGINES, Quantized, Weight, emul
 __all__ = ["ENGINES", "Quantized", "Weight", "emulates", "emulations", "formulas"]
 
 MODULES = {
-    "quantized": ("pointwise", "products", "pooling", "normalization", "selection"),
+    "quantized": ("pointwise", "products", "pooling", "normalization", "selection", "embeddings"),
     "native": (
         "native",
         "native_dynamic",

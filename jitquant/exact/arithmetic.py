@@ -120,3 +120,15 @@ def empty_as(x: Tensor, size: list[int]) -> Tensor:
             return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
         return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last_3d)
     return torch.empty(size, dtype=x.dtype)
+
+
+def in_channels_last(x: Tensor) -> Tensor:
+    """A copy that has its channels innermost, of four or five dimensions; else one that is contiguous.
+
+    Strides are those of new memory of this format, also where a dimension of one element leaves them open.
+    """
+    if x.dim() == 4:
+        return torch.empty(x.size(), dtype=x.dtype, memory_format=torch.channels_last).copy_(x)
+    if x.dim() == 5:
+        return torch.empty(x.size(), dtype=x.dtype, memory_format=torch.channels_last_3d).copy_(x)
+    return x.contiguous()

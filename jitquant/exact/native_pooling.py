@@ -188,3 +188,28 @@ def mean(
         return placed(rounded_within(values, low, high, rounds), False)
     values = input.float().mean(dim, keepdim) * factor + shift
     return torch.round(values.clamp(0, 255)).double() if rounds else values
+
+
+@emulates("aten::upsample_bilinear2d", target="native")
+def upsample_bilinear2d(
+    self: Tensor, output_size: list[int], align_corners: bool, scales_h: float | None, scales_w: float | None
+) -> Tensor:
+    """Integers by the op on bytes, which has weights of 16 bits and rounds; floats as they are.
+
+    Source: ATen, cpu/UpSampleKernel.cpp, upsample_bilinear2d_kernel_impl.
+    """
+    is_held = self.dtype == torch.float64
+    x = self.to(torch.uint8) if is_held else self
+    result = torch.ops.aten.upsample_bilinear2d(x, output_size, align_corners, scales_h, scales_w)
+    return result.double() if is_held else result
+
+
+@emulates("aten::upsample_bilinear2d.vec", target="native")
+def upsample_bilinear2d_vec(
+    input: Tensor, output_size: list[int] | None, align_corners: bool, scale_factors: list[float] | None
+) -> Tensor:
+    """See `upsample_bilinear2d`."""
+    is_held = input.dtype == torch.float64
+    x = input.to(torch.uint8) if is_held else input
+    result = torch.ops.aten.upsample_bilinear2d(x, output_size, align_corners, scale_factors)
+    return result.double() if is_held else result

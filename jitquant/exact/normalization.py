@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from jitquant.exact.arithmetic import as_float32, empty_as, fma, is_in_vector
+from jitquant.exact.arithmetic import as_float32, empty_as, fma, in_channels_last, is_in_vector
 from jitquant.exact.pointwise import dequantize, dequantized, quantized, rounded_once
 from jitquant.exact.registry import Quantized, emulates
 
@@ -145,8 +145,7 @@ def normalized_by_batch(
     real = fma(alpha.reshape(shape).expand_as(centred), centred, beta.reshape(shape).expand_as(centred))
     least = output_zero_point if relu else 0
     result = (torch.round(real).double() + output_zero_point).clamp(least, 255)
-    laid = result.clone(memory_format=torch.channels_last) if result.dim() == 4 else result.contiguous()
-    return laid, output_scale, output_zero_point
+    return in_channels_last(result), output_scale, output_zero_point
 
 
 @emulates("quantized::batch_norm")

@@ -58,9 +58,13 @@ def quantize_per_tensor(self: Tensor, scale: float, zero_point: int, dtype: int)
 
 @emulates("aten::dequantize")
 def dequantize(self: Quantized) -> Tensor:
-    """(q - z) · s in float32. Source: ATen, QuantizedOpKernels.cpp, dequantize_tensor."""
+    """(q - z) · s in float32, channels-last or contiguous.
+
+    Source: ATen, QuantizedOpKernels.cpp, dequantize_tensor; quantized/Quantizer.cpp, dequantize.
+    """
     integers, scale, zero_point = self
-    return (integers - zero_point).float() * as_float32(scale)
+    real = (integers - zero_point).float() * as_float32(scale)
+    return empty_as(integers, list(integers.size())).float().copy_(real)
 
 
 @emulates("aten::relu")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from jitquant.exact.arithmetic import fma, is_channels_last, saturate
+from jitquant.exact.arithmetic import empty_as, fma, is_channels_last, saturate
 from jitquant.exact.pointwise import dequantize, rounded_once
 from jitquant.exact.registry import Quantized, emulates
 
@@ -157,7 +157,7 @@ def average(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Quantized:
-    """Means over sliding windows of the last two dimensions.
+    """Means over sliding windows of the last dimensions, as many as the kernel has.
 
     Channels-last vectors of sixteen channels are round(centred sum · (1 / divisor)) + zero point; else it
     is round(centred sum · f + zero point), where f is the reciprocal of the reciprocal of 1 / divisor, all
@@ -165,14 +165,16 @@ def average(
     """
     integers, scale, zero_point = self
     steps = kernel if len(strides) == 0 else strides
+    dims = len(kernel)
     # Of a mean of floats with the same arguments only the size is used.
-    sizes = torch.nn.functional.avg_pool2d(
-        integers.float(), kernel, steps, padding, ceil_mode, count_include_pad
-    ).size()
+    if dims == 2:
+        sizes = torch.nn.functional.avg_pool2d(integers.float(), kernel, steps, padding, ceil_mode).size()
+    else:
+        sizes = torch.nn.functional.avg_pool3d(integers.float(), kernel, steps, padding, ceil_mode).size()
     windows: list[Tensor] = []
     padded: list[Tensor] = []
-    for i in range(2):
-        size, results = integers.size(integers.dim() - 2 + i), sizes[len(sizes) - 2 + i]
+    for i in range(dims):
+        size, results = integers.size(integers.dim() - dims + i), sizes[len(sizes) - dims + i]
         windows.append(sliding_windows(size, results, kernel[i], steps[i], padding[i]))
         # Padding counts as elements, but not what lies beyond it.
         padded.append(sliding_windows(size + 2 * padding[i], results, kernel[i], steps[i], 0))
@@ -182,11 +184,13 @@ def average(
         divisor = torch.full_like(divisor, float(divisor_override))
     multiplier = 1 / divisor.float()
     behind = saturate(torch.round(sums.float() * (1 / (1 / multiplier)) + zero_point).double())
-    if is_channels_last(integers):
+    if dims == 3 or is_channels_last(integers):
         before = saturate(torch.round(sums.float() * multiplier).double() + zero_point)
-        in_vector = (torch.arange(sums.size(-3)) < sums.size(-3) // 16 * 16).reshape([-1, 1, 1])
+        channels = sums.size(-dims - 1)
+        in_vector = (torch.arange(channels) < channels // 16 * 16).reshape([-1] + [1] * dims)
         result = torch.where(in_vector, before, behind)
-        return result.clone(memory_format=torch.channels_last), scale, zero_point
+        like = integers if dims == 2 else integers.contiguous(memory_format=torch.channels_last_3d)
+        return empty_as(like, list(result.size())).copy_(result), scale, zero_point
     return behind.clone(memory_format=torch.contiguous_format), scale, zero_point
 
 
@@ -201,4 +205,37 @@ def avg_pool2d(
     divisor_override: int | None,
 ) -> Quantized:
     """See `average`."""
+    return average(self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+@emulates("aten::avg_pool1d")
+def avg_pool1d(
+    self: Quantized,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Quantized:
+    """As `average` of one row. Source: ATen, Pooling.cpp, avg_pool1d."""
+    x = (self[0].unsqueeze(-2), self[1], self[2])
+    steps = [1, stride[0]] if len(stride) > 0 else [1, kernel_size[0]]
+    result = average(x, [1, kernel_size[0]], steps, [0, padding[0]], ceil_mode, count_include_pad, None)
+    return result[0].squeeze(-2), result[1], result[2]
+
+
+@emulates("aten::avg_pool3d")
+def avg_pool3d(
+    self: Quantized,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Quantized:
+    """See `average`; whatever the layout, it is done in channels-last.
+
+    Source: ATen, quantized/cpu/AveragePool3d.cpp.
+    """
     return average(self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)

@@ -12,7 +12,8 @@ ENGINES = ("fbgemm", "x86", "onednn")
 # What takes the place of a quantized tensor: its integers as float64, its scale and its zero point.
 Quantized = tuple[Tensor, float, int]
 # What takes the place of a quantized weight: its integers as int8, its scales as float64 and its zero points
-# as int64, one or n of each.
+# as int64, one or n of each. Of rows that are looked up, the integers are uint8 (two of four bits to a byte)
+# and the zero points float64.
 Weight = tuple[Tensor, Tensor, Tensor]
 
 Formula = TypeVar("Formula", bound=Callable[..., object])
