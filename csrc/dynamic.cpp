@@ -200,7 +200,7 @@ std::vector<IntegerForm> dynamic_convs() {
          .recipe = conv_recipe("none"),
          .relu_recipe = conv_recipe("relu"),
          .suits = takes_dynamic_conv,
-         .otherwise = "its weight is not symmetric, or oneDNN is not there or computes it wrong"});
+         .otherwise = "its weight is not symmetric, the engine has no oneDNN, or that computes it wrong"});
   }
   return forms;
 }

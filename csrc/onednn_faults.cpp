@@ -26,9 +26,9 @@ bool is_sure_to_have_zero_at_0(const Context& context, const Lowering& lowering)
   return zero_point && zero_point->isInt() && zero_point->toInt() == 0;
 }
 
-// With AMX's tiles the share of the input's zero point is read at the wrong place where the result has more
-// channels for each group than a vector has lanes, for some sizes (up to 250 steps wrong). A kernel of one
-// position has one share for all of the image, which is right.
+// The share of the input's zero point is wrong where the result has more channels for each group than a
+// vector has lanes, for some sizes, by up to 250 steps: with AMX's tiles, and without them where the groups
+// have one input channel. A kernel of one position has one share for all of the image, which is right.
 bool misplaces_zero_point(const Context& context, const Lowering& lowering, const at::Tensor& weight) {
   constexpr int64_t lanes = 16;
   auto groups = constant_of(lowering.node->namedInput("groups"));
