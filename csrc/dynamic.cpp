@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "csrc/graph_edit.h"
+#include "csrc/onednn_faults.h"
 #include "csrc/quantization_params.h"
 #include "csrc/recurrent.h"
 
@@ -45,7 +46,7 @@ bool is_depthwise(const Context& context, const Node* node) {
 
 bool takes_dynamic_conv(const Context& context, const Lowering& lowering) {
   return context.options.engine != "qnnpack" && lowering.names.count("$reduce_range") != 0 &&
-         lowering.names.count("$weight_scales") != 0;
+         lowering.names.count("$weight_scales") != 0 && !is_wrong_in_onednn(context, lowering);
 }
 
 std::string conv_recipe(const std::string& activation) {
@@ -199,7 +200,7 @@ std::vector<IntegerForm> dynamic_convs() {
          .recipe = conv_recipe("none"),
          .relu_recipe = conv_recipe("relu"),
          .suits = takes_dynamic_conv,
-         .otherwise = "its weight is not symmetric, or the engine is one for processors without oneDNN"});
+         .otherwise = "its weight is not symmetric, the engine has no oneDNN, or that computes it wrong"});
   }
   return forms;
 }

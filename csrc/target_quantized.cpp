@@ -5,6 +5,7 @@
 
 #include "csrc/dynamic.h"
 #include "csrc/graph_edit.h"
+#include "csrc/onednn_faults.h"
 #include "csrc/quantization_params.h"
 #include "csrc/target.h"
 
@@ -14,6 +15,8 @@ namespace {
 
 using torch::jit::Node;
 using torch::jit::Value;
+
+constexpr const char* kNoRightKernel = "no kernel of this engine computes it right";
 
 // Convolutions that go to fbgemm's depthwise kernels when the file is loaded. Those are wrong or slow for
 // 8-bit values: with "same" padding their 16-bit sums saturate on every CPU (an error of 44 % on all-ones
@@ -32,16 +35,9 @@ bool has_wrong_kernel(const Context& context, const Node* conv) {
     return false;
   }
   auto groups = constant_of(conv->namedInput("groups"));
-  Value* weight = conv->namedInput(*row->weight());
-  // Insertion put a quantize and a dequantize between the weight and the convolution.
-  while (weight->node()->kind() == c10::aten::dequantize ||
-         weight->node()->kind() == c10::aten::quantize_per_channel ||
-         weight->node()->kind() == c10::aten::quantize_per_tensor) {
-    weight = weight->node()->input(0);
-  }
-  auto data = context.static_tensor(weight);
-  return groups && data &&
-         goes_to_fbgemm_depthwise(context.options.engine, groups->toInt(), data->size(1) == 1);
+  auto weight = float_weight_of(context, conv);
+  return groups && weight &&
+         goes_to_fbgemm_depthwise(context.options.engine, groups->toInt(), weight->size(1) == 1);
 }
 
 // Whether what `value` becomes is used as plain integers: by padding, or by a convolution whose own kernel is
@@ -68,7 +64,7 @@ bool takes_plain_integers(const Context& context, const Lowering& lowering) {
   }
   const bool has_onednn = context.options.engine != "qnnpack";  // qnnpack is for processors without oneDNN
   if (!has_onednn || lowering.names.count("$weight_scales") == 0 ||
-      lowering.names.count("$input_scale") == 0) {
+      lowering.names.count("$input_scale") == 0 || is_wrong_in_onednn(context, lowering)) {
     return false;
   }
   // What leads to one does too, since between plain integers nothing has to be copied.
@@ -79,7 +75,9 @@ bool has_right_kernel(const Context& context, const Lowering& lowering) {
   const auto& engine = context.options.engine;
   const bool lacks_it = (engine == "qnnpack" && lowering.node->kind() == c10::aten::conv3d) ||
                         (engine == "onednn" && lowering.names.count("$weight_scales") == 0);
-  return !lacks_it && !has_wrong_kernel(context, lowering.node);
+  const bool is_onednn = engine == "onednn" || engine == "x86";
+  return !lacks_it && !has_wrong_kernel(context, lowering.node) &&
+         !(is_onednn && is_wrong_in_onednn(context, lowering));
 }
 
 std::string conv_recipe(const std::string& dimensions, const std::string& suffix) {
@@ -110,7 +108,8 @@ void add_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
   forms.push_back({.op = "aten::conv" + dimensions + "d",
                    .recipe = conv_recipe(dimensions, ""),
                    .relu_recipe = conv_recipe(dimensions, "_relu"),
-                   .suits = has_right_kernel});
+                   .suits = has_right_kernel,
+                   .otherwise = kNoRightKernel});
 }
 
 // Whether an op leaves one row for each sample.
@@ -158,8 +157,19 @@ std::string plain_linear_recipe(const std::string& activation) {
          "aten::_make_per_tensor_quantized_tensor(result, $scale, $zero_point)";
 }
 
+bool covers_strides(const Node* conv, const at::Tensor& weight) {
+  auto stride = constant_of(conv->namedInput("stride"));
+  if (!stride) {
+    return false;
+  }
+  const auto strides = stride->toIntVector();
+  return std::equal(strides.begin(), strides.end(), weight.sizes().begin() + 2,
+                    [](int64_t step, int64_t size) { return step <= size; });
+}
+
 // ATen packs transposed weights with one scale only. Its oneDNN kernel is wrong where there are not as many
-// output channels as input channels, and takes no output padding; which kernel a file gets, x86 decides.
+// output channels as input channels, or where strides pass over what the kernel reaches, and takes no output
+// padding; which kernel a file gets, x86 decides.
 bool has_right_transposed_kernel(const Context& context, const Lowering& lowering) {
   const auto& engine = context.options.engine;
   const Node* weight = lowering.names.at("weight")->node();
@@ -177,7 +187,8 @@ bool has_right_transposed_kernel(const Context& context, const Lowering& lowerin
     return !is_op(lowering.node, "aten::conv_transpose3d");
   }
   auto data = context.static_tensor(weight->input(0));
-  return !is_padded && data && data->size(0) == data->size(1) * groups->toInt();
+  return !is_padded && data && data->size(0) == data->size(1) * groups->toInt() &&
+         covers_strides(lowering.node, *data);
 }
 
 void add_transposed_conv(std::vector<IntegerForm>& forms, const std::string& dimensions) {
@@ -188,7 +199,7 @@ void add_transposed_conv(std::vector<IntegerForm>& forms, const std::string& dim
                              "_prepack(weight, bias, stride, padding, output_padding, dilation, groups);" +
                              conv + "(input, packed, $scale, $zero_point)",
                    .suits = has_right_transposed_kernel,
-                   .otherwise = "no kernel of this engine computes it right",
+                   .otherwise = kNoRightKernel,
                    .per_tensor_weight = true});
 }
 

@@ -8,15 +8,17 @@
 //
 // The fused op writes its result into the memory of %z. Left alone, therefore: an add whose other operand is
 // used later, or by something that is no integer op, or did not come from one, or is not sure to have the
-// same shape; and other engines, which have no such op. On the native target the two are one op from the
-// start, and the same conditions decide whether it may overwrite %z (jitquant::conv2d_add_) or takes a copy;
-// there %z may be what a float op gave as well, if that is sure to have memory of its own.
+// same shape, or has scale 1 and zero point 0; and other engines, which have no such op. On the native target
+// the two are one op from the start, and the same conditions decide whether it may overwrite %z
+// (jitquant::conv2d_add_) or takes a copy; there %z may be what a float op gave as well, if that is sure to
+// have memory of its own.
 
 #include <algorithm>
 
 #include "csrc/graph_edit.h"
 #include "csrc/pass.h"
 #include "csrc/places.h"
+#include "csrc/quantization_params.h"
 #include "csrc/target.h"
 #include "csrc/walk.h"
 
@@ -95,6 +97,15 @@ bool may_be_overwritten(const Value* value, Node* add) {
          });
 }
 
+// A packed weight keeps the kernel of its last call, and a summand with scale 1 and zero point 0 is no reason
+// for ATen to make another: behind a plain convolution of the same parameters the summand would be forgotten.
+bool is_sure_to_be_added(const Context& context, Value* other) {
+  auto params = qparams_of(other);
+  auto scale = params ? context.static_value(params->scale) : std::nullopt;
+  auto zero_point = params ? context.static_value(params->zero_point) : std::nullopt;
+  return scale && zero_point && !(scale->toDouble() == 1 && zero_point->toInt() == 0);
+}
+
 bool fuse(const Context& context, Node* add) {
   const bool relu = is_op(add, "quantized::add_relu");
   if (!relu && !is_op(add, "quantized::add")) {
@@ -105,7 +116,8 @@ bool fuse(const Context& context, Node* add) {
     Node* conv = add->input(i)->node();
     Value* other = add->input(1 - i);
     if (!is_op(conv, "quantized::conv2d") || only_user(conv->output()) != add ||
-        !may_be_overwritten(other, add) || !has_shape_of(context, other, conv)) {
+        !may_be_overwritten(other, add) || !has_shape_of(context, other, conv) ||
+        !is_sure_to_be_added(context, other)) {
       continue;
     }
     Value* fused = insert_op(add, add, relu ? "quantized::conv2d_add_relu" : "quantized::conv2d_add",

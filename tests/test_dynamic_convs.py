@@ -78,6 +78,29 @@ def test_a_convolution_becomes_integer_at_each_call(name: str, relu: bool, trace
     assert torch.equal(saved_and_loaded(module)(x), module(x))
 
 
+@pytest.mark.parametrize(
+    ("convolution", "shape"),
+    [
+        (nn.Conv2d(6, 80, 3, padding=1, groups=2), (2, 6, 12, 12)),
+        (nn.Conv1d(10, 160, 4, groups=2), (1, 10, 40)),
+        (nn.Conv2d(4, 8, 1, padding=1), (1, 4, 6, 6)),
+    ],
+    ids=["groups", "groups, 1d", "padding beyond the kernel"],
+)
+def test_what_onednn_computes_wrong_stays_float(
+    convolution: nn.Module, shape: tuple[int, ...], target: str
+) -> None:
+    """Test that a geometry for which oneDNN's kernel is wrong is left alone, and the report says so."""
+    model, x = nn.Sequential(convolution).eval(), torch.randn(shape)
+    module = quantize_dynamic_jit(torch.jit.script(model), named(), target=target)
+    assert COMPUTING not in ops_of(module)
+    assert (
+        reasons_of(module)["0"]
+        == "its weight is not symmetric, the engine has no oneDNN, or that computes it wrong"
+    )
+    assert sqnr(model(x), module(x)) > 100
+
+
 @pytest.mark.parametrize("activation", [DYNAMIC, REDUCED], ids=["8 bits", "7 bits"])
 @pytest.mark.parametrize("weight", [WeightMinMaxObserver, PerChannelMinMaxObserver])
 def test_qconfigs(weight: Any, activation: Any) -> None:

@@ -706,6 +706,27 @@ def test_a_transposed_convolution_is_fused(output_padding: int, engine: str) -> 
         torch.backends.quantized.engine = default
 
 
+@pytest.mark.parametrize(("kernel", "fused"), [(1, 0), (3, 1)])
+@pytest.mark.parametrize("engine", ["x86", "onednn"])
+def test_a_transposed_convolution_with_gaps_stays_float(
+    engine: str, kernel: int, fused: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test that strides beyond the kernel, where oneDNN forgets the zero point, are not given to it."""
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+    weight_text, attributes = weight_pair(torch.randn(48, 48, kernel, 4) * 0.2, per_channel=False)
+    text = f"""
+graph(%self, %x : Tensor):
+{constants(threes=[3, 2], zeros=[0, 0], ones=[1, 1], one=1, none=None)}
+{weight_text}
+{pair("xd", "x", *INPUT_PARAMS)}
+  %result : Tensor = aten::conv_transpose2d(%xd, %weight_d, %none, %threes, %zeros, %zeros, %one, %ones)
+{pair("y", "result", 0.08, 120)}
+  return (%y)"""
+    run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
+    assert run.count == fused
+    check_within_a_step(run.before, run.after, torch.randn(1, 48, 2, 8), step=0.08)
+
+
 def test_a_transposed_convolution_with_a_scale_for_each_channel_stays_float() -> None:
     """Test that what ATen cannot pack is left alone."""
     run = run_with(FUSE, *transposed(per_channel=True))

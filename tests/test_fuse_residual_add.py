@@ -123,6 +123,27 @@ def test_the_sum_is_rounded_once() -> None:
     assert within[0] < 0.97 < 0.99 < within[1]
 
 
+@pytest.mark.parametrize(("scale", "zero_point", "count"), [(1.0, 0, 0), (1.0, 3, 1), (0.5, 0, 1)])
+def test_a_summand_of_scale_1_is_not_forgotten(scale: float, zero_point: int, count: int) -> None:
+    """Test that a summand is added where the same weight was used before, by a plain convolution alike."""
+    of_one = "  %m : Tensor = quantized::conv2d(%k, %packed_w, %scale1, %zero_point1)\n"
+    with_one = "  %t : Tensor = quantized::add(%s, %m, %scale1, %zero_point1)\n"
+    text = (
+        HEADER
+        + constants(scale2=scale, zero_point2=zero_point)
+        + OTHER.replace("%scale, %zero_point", "%scale2, %zero_point2")
+        + conv("k", "z", "v")
+        + of_one
+        + conv("c", "k", "w")
+        + add()
+        + with_one
+        + RETURN.replace("%s", "%t")
+    )
+    run = fuse(text)
+    assert run.count == count
+    check_close_to_unfused(run)
+
+
 @pytest.mark.parametrize("engine", ["x86", "fbgemm", "qnnpack"])
 def test_not_fused_on_other_engines(engine: str) -> None:
     """Test that engines without the fused op keep the two."""

@@ -173,6 +173,22 @@ def test_windows_that_lie_side_by_side_are_right(
     assert sqnr(real, OPS.conv2d(integers, kernel)) > 80
 
 
+@pytest.mark.parametrize(("window", "padding", "dilation"), [(7, 16, 3), (7, 10, 2), (5, 10, 3)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_dilated_conv_pads_with_the_zero_point(
+    groups: int, window: int, padding: int, dilation: int
+) -> None:
+    """Test that no kernel is taken that adds the padding's share of the zero point wrongly: one does."""
+    weight = torch.randint(-127, 128, (64, 48, window, 3), dtype=torch.int8)
+    geometry = ([1, 2], [padding, 0], [dilation, 1], groups)
+    numbers = (0.02, 128, None, 0, "")
+    kernel = OPS.conv_prepack(weight, torch.tensor([0.01]), None, *geometry, *numbers, *NO_SUM, None)
+    integers = uint8(2, 48 * groups, 21, 23)
+    real = (integers.double() - 128) * 0.02
+    expected = nn.functional.conv2d(real, weight.double() * 0.01, None, *geometry)
+    assert sqnr(expected, OPS.conv2d(integers, kernel)) > 100
+
+
 @pytest.mark.parametrize(
     ("channels", "window", "stride", "extra"),
     [

@@ -244,6 +244,76 @@ graph(%self, %xq : Tensor):
     check_within_a_step(run.before, run.after, xq, step=0.05)
 
 
+# Convolutions that oneDNN computes wrong
+
+
+def with_input_zero_at(zero_point: int, text: str) -> str:
+    """The graph of `convolution` with another zero point of the input."""
+    assert constants(xd_q_zero=120) in text
+    return text.replace(constants(xd_q_zero=120), constants(xd_q_zero=zero_point))
+
+
+def convolving(module: torch.jit.ScriptModule) -> list[str]:
+    """What is left of a convolution."""
+    kinds = [op for op in ops_of(module) if "conv" in op and "prepack" not in op]
+    return [op.removesuffix("1d").removesuffix("2d") for op in kinds]
+
+
+GROUPED = {
+    "2d": (torch.Size([80, 3, 3, 3]), (2, 6, 12, 12), 1),
+    "2d, no padding": (torch.Size([76, 23, 3, 3]), (1, 46, 12, 12), 0),
+    "1d": (torch.Size([160, 5, 4]), (1, 10, 40), 0),
+    "more groups than x86 gives oneDNN": (torch.Size([4040, 1, 3, 3]), (1, 101, 8, 8), 1),
+}
+
+
+@pytest.mark.parametrize("case", GROUPED)
+@pytest.mark.parametrize("engine", ["x86", "onednn", "fbgemm"])
+def test_onednn_does_not_misplace_the_zero_point_of_groups(
+    engine: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test that groups of more than 16 results stay float where oneDNN would subtract zero points wrongly."""
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+    shape, given, padding = GROUPED[case]
+    text, attributes = convolution(torch.randn(shape) * 0.2, groups=given[1] // shape[1], padding=padding)
+    run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
+    is_given_to_fbgemm = engine == "fbgemm" and shape[1] > 1
+    assert convolving(run.after) == ["quantized::conv" if is_given_to_fbgemm else "aten::conv"]
+    check_within_a_step(run.before, run.after, torch.randn(given), step=0.03)
+
+
+@pytest.mark.parametrize("engine", ["x86", "onednn"])
+@pytest.mark.parametrize(
+    ("weight", "zero_point"), [((80, 3, 3, 3), 0), ((32, 3, 3, 3), 120), ((80, 3, 1, 1), 120)]
+)
+def test_groups_that_onednn_computes_right_are_integer(
+    weight: tuple[int, ...], zero_point: int, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test that an input from 0 on, groups of 16 results, and kernels of one position are left to oneDNN."""
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+    text, attributes = convolution(torch.randn(weight) * 0.2, groups=2, padding=weight[2] // 2)
+    run = run_with(FUSE, with_input_zero_at(zero_point, text), attributes, PassOptions(engine=engine))
+    assert convolving(run.after) == ["quantized::conv"]
+    check_within_a_step(run.before, run.after, torch.randn(1, 6, 12, 12), step=0.03)
+
+
+@pytest.mark.parametrize("engine", ["x86", "onednn", "fbgemm"])
+@pytest.mark.parametrize(
+    ("weight", "padding", "is_right"),
+    [((8, 4, 3, 3), 3, False), ((8, 4, 1, 1), 1, False), ((8, 4, 3), 3, False), ((8, 4, 3, 3), 2, True)],
+)
+def test_padding_beyond_the_kernel_is_not_given_to_onednn(
+    weight: tuple[int, ...], padding: int, is_right: bool, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test that where oneDNN may end the process, at results of padding alone, fbgemm's or float is taken."""
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+    text, attributes = convolution(torch.randn(weight) * 0.2, padding=padding)
+    run = run_with(FUSE, text, attributes, PassOptions(engine=engine))
+    is_integer = is_right or engine == "fbgemm"
+    assert convolving(run.after) == ["quantized::conv" if is_integer else "aten::conv"]
+    check_within_a_step(run.before, run.after, torch.randn(1, 4, *[6] * (len(weight) - 2)), step=0.03)
+
+
 # Products of matrices on plain integers
 
 PLAIN_LINEAR = "onednn::qlinear_pointwise"

@@ -689,9 +689,8 @@ def convolved_and_added(
         dilation,
         groups,
     )
-    if accum[1] != 1 or accum[2] != 0:  # otherwise ATen forgets to tell oneDNN of the summand
-        other = (accum[0] - accum[2]).float()
-        real = fma(other, torch.full_like(other, as_float32(accum[1])), real)
+    other = (accum[0] - accum[2]).float()
+    real = fma(other, torch.full_like(other, as_float32(accum[1])), real)
     if relu:
         real = real.clamp_min(0)
     result = rounded_by_onednn(real, reciprocal_twice(scale), zero_point)
