@@ -194,7 +194,9 @@ std::vector<TensorNode> tensor_nodes(const Context& context, const std::shared_p
                    source_line(node),
                    kernel_of(context, node),
                    attributes_of(node),
-                   params_of_integers(node), {}, static_cast<int64_t>(given_tensors(node).size())};
+                   params_of_integers(node),
+                   {},
+                   static_cast<int64_t>(given_tensors(node).size())};
     for (const auto& slot : input_slots(context, node)) {
       row.producers.push_back(producer_of(numbers, slot.value()));
     }
