@@ -17,6 +17,7 @@ from jitquant.checks import (
     check_script_module,
     check_target,
 )
+from jitquant.errors import QuantizationError
 from jitquant.info import write_info
 from jitquant.pipeline import CONVERT_PASSES, EXACT_PASSES, QUANTIZE, PassOptions, Record, run_passes
 from jitquant.preparation import hand_over, working_copy
@@ -53,6 +54,7 @@ def convert(
 
     work = working_copy(model, inplace)
     engine = torch.backends.quantized.engine
+    formulas = _formulas(engine, target, caller) if debug == "exact" else {}
     methods = tuple(facts.get("methods", ("forward",)))
     records: list[Record] = []
     if observers_of(work):
@@ -60,12 +62,7 @@ def convert(
         run_passes(
             passes,
             work,
-            PassOptions(
-                engine=engine,
-                target=target,
-                preserved_attrs=kept,
-                formulas=exact.emulations(engine, target) if debug == "exact" else {},
-            ),
+            PassOptions(engine=engine, target=target, preserved_attrs=kept, formulas=formulas),
             methods=methods,
             records=records,
             title="convert",
@@ -79,7 +76,8 @@ def convert(
         check_strict(records, strict, target, caller, dynamic=facts.get("dynamic", False))
         write_report(work, records)
         write_places(work, places)
-    made = {"stage": stage, "target": target, "cpu": cpu.describe(), **_needs(target, engine, facts)}
+    needs = {"debug": debug, "engine": engine} if debug else _needs(target, engine, facts)
+    made = {"stage": stage, "target": target, "cpu": cpu.describe(), **needs}
     if stage == "quantized" and target == "quantized":
         made["depthwise"] = most_depthwise_groups(work, methods)
     write_info(work, {**facts, **made})
@@ -91,6 +89,16 @@ def passes_for(debug: bool | str) -> tuple[str, ...]:
     if debug == "exact":
         return EXACT_PASSES
     return QUANTIZE if debug else CONVERT_PASSES
+
+
+def _formulas(engine: str, target: str, caller: str) -> Mapping[str, Any]:
+    found = exact.emulations(engine, target)
+    if not found:
+        raise QuantizationError(
+            f'{caller}: debug="exact" has no formulas for the engine {engine}; set '
+            f"torch.backends.quantized.engine to one of {', '.join(exact.ENGINES)}, or choose another target"
+        )
+    return found
 
 
 def _needs(target: str, engine: str, prepared: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def summarize(module: torch.jit.ScriptModule, inputs: Tensor | tuple[Any, ...] |
     if facts is None or facts["stage"] == "debug" or not module._c.hasattr(ATTRIBUTE):
         raise QuantizationError(
             f"{caller}: the module says nothing of its ops; give it what prepare_jit, convert_jit or "
-            "quantize_jit returned (not with debug=True)"
+            "quantize_jit returned (not with debug)"
         )
     records = read_report(module)
     given = (inputs,) if isinstance(inputs, Tensor) else inputs

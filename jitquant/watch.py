@@ -332,16 +332,29 @@ def _points(slots: list[_Slot], method: str, first: int) -> list[tuple[int, int,
 
 
 _one_at_a_time = threading.RLock()
+_watchers: list[tuple[Any, Any]] = []  # the last one sees: what a callback runs is watched by its own
 
 
 @contextmanager
 def _watching(see: Any, replace: Any) -> Iterator[None]:
     with _one_at_a_time:
-        _C.watch_with(see, replace)
+        _watchers.append((see, replace))
         try:
             yield
         finally:
-            _C.watch_with(None, None)
+            _watchers.pop()
+
+
+def _see(number: int, value: Tensor) -> None:
+    if _watchers:
+        _watchers[-1][0](number, value)
+
+
+def _replace(number: int, value: Tensor) -> Tensor | None:
+    return _watchers[-1][1](number, value) if _watchers else None
+
+
+_C.watch_with(_see, _replace)  # for good: an op that runs may not lose what it calls
 
 
 def _facts_of(module: torch.jit.ScriptModule, caller: str) -> dict[str, Any]:

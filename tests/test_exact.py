@@ -70,6 +70,7 @@ def test_efficientnet_lite0_has_the_bits_of_the_integer_model_on_photographs(tar
     images, _ = photographs(classes=range(200))
     batches = list(images[:100].split(10))
     quantized, exact = both(efficientnet_lite0(), images[:1], batches[:2], target)
+    assert not integer_ops(exact)
     assert len(images) >= 100
     check_same_bits(quantized, exact, batches)
 
@@ -79,6 +80,7 @@ def test_bert_has_the_bits_of_the_integer_model(target: str) -> None:
     torch.manual_seed(0)
     tokens = [torch.randint(1000, 25000, (2, 24)) for _ in range(3)]
     quantized, exact = both(minilm(pools=False, tokens=24).eval(), tokens[0], tokens[:2], target)
+    assert not integer_ops(exact)
     check_same_bits(quantized, exact, tokens)
 
 
@@ -112,7 +114,9 @@ def test_an_exact_model_is_saved_and_runs_in_stock_torch(target: str, tmp_path: 
     quantized, exact = both(Small().eval(), images, [images], target)
     check_same_bits(quantized, saved_and_loaded(exact), [images])
     check_runs_alone(exact, tmp_path, images)
-    assert jitquant.info(exact)["stage"] == "debug"
+    facts = jitquant.info(exact)
+    assert (facts["stage"], facts["debug"]) == ("debug", "exact")
+    assert "needs" not in facts
 
 
 def test_a_recurrent_layer_stays_integer_with_a_warning(target: str) -> None:
@@ -135,6 +139,19 @@ def test_a_recurrent_layer_stays_integer_with_a_warning(target: str) -> None:
     with pytest.warns(UserWarning, match="has no formula and runs on integers"):
         exact = jitquant.quantize_dynamic_jit(model, qconfigs, target=target, debug="exact")
     check_same_bits(quantized, exact, [x])
+
+
+def test_an_engine_without_formulas_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test that exact debug under an engine without formulas is refused before anything is made."""
+    prepared = jitquant.prepare_jit(torch.jit.script(Small().eval()), {"": jitquant.default_qconfig})
+    calibrate(prepared, [torch.randn(1, 3, 8, 8)])
+    jitquant.exact.emulations.cache_clear()
+    monkeypatch.setattr(jitquant.exact, "formulas", lambda engine, target: {})
+    try:
+        with pytest.raises(jitquant.QuantizationError, match="has no formulas for the engine"):
+            jitquant.convert_jit(prepared, debug="exact")
+    finally:
+        jitquant.exact.emulations.cache_clear()
 
 
 @pytest.mark.parametrize("debug", ["exactly", 1, None])

@@ -19,3 +19,9 @@ def test_every_formula_is_on_the_page_and_says_something() -> None:
             for op, formula in formulas(engine, target).items():
                 assert f"`{op}`" in page
                 assert formula.__doc__, op
+
+
+def test_no_heading_stands_twice() -> None:
+    """Test that all formulas of a kind are in one place."""
+    headings = [line for line in document().splitlines() if line.startswith("#")]
+    assert len(headings) == len(set(headings))

@@ -160,3 +160,35 @@ def test_values_in_loops_are_seen_each_time():
     seen = []
     Watched(quantized).run((torch.randn(5, 6),), lambda index, value: seen.append(index))
     assert seen == [0] * 5
+
+
+def test_a_callback_may_run_another_watched_model(images):
+    """Test that what a callback runs is watched by its own callbacks, and the outer run goes on."""
+    model, quantized = quantized_pair(images, "quantized")
+    twin = Watched(float_twin(model, quantized), quantized)
+    outer, inner = [], []
+
+    def see(index, value):
+        outer.append(index)
+        if len(outer) == 1:
+            twin.run((images,), lambda index, value: inner.append(index))
+
+    Watched(quantized).run((images,), see)
+    assert len(inner) == len(KEYS)
+    assert outer == [op.index for op in watched_ops(quantized) if op.is_result]
+
+
+def test_nobody_watches_behind_an_error(images):
+    """Test that a callback that raises is told no more values, and the next run has its own."""
+    _, quantized = quantized_pair(images, "quantized")
+    seen = []
+
+    def fail(index, value):
+        seen.append(index)
+        raise ValueError("enough")
+
+    watched = Watched(quantized)
+    with pytest.raises(RuntimeError, match="enough"):
+        watched.run((images,), fail)
+    watched.run((images,))
+    assert len(seen) == 1

@@ -16,6 +16,7 @@ from jitquant.exact.native_layout import in_layout, placed, placed_like
 from jitquant.exact.native_pointwise import finished_float, is_linear, linear_tail
 from jitquant.exact.onednn_eltwise import activated, argument, at_least, at_most, name_of, times_plus
 from jitquant.exact.registry import emulates
+from jitquant.exact.sums import convolve, multiply
 
 
 def tail_of(scale: float | None, zero_point: int, words: str) -> tuple[float, float]:
@@ -74,33 +75,6 @@ def sum_shift(other: Tensor | None, other_scale: float | None, zero_point: int, 
     return (1.0 if other_scale is None else other_scale) * factor * zero_point
 
 
-def exact_convolution(
-    integers: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-) -> Tensor:
-    """The sums of products of integers, as float64: in float32 where no sum reaches 2²⁴, else in float64."""
-    sizes = weight.to(torch.int64).abs()
-    largest = sizes.transpose(0, 1).flatten(1).sum(1).max() if transposed else sizes.flatten(1).sum(1).max()
-    dtype = torch.float32 if bool(largest * 255 < 2**24) else torch.float64
-    return torch.convolution(
-        integers.to(dtype),
-        weight.to(dtype),
-        None,
-        stride,
-        padding,
-        dilation,
-        transposed,
-        output_padding,
-        groups,
-    ).double()
-
-
 def channel_scales(scales: Tensor, weight: Tensor, groups: int, transposed: bool) -> Tensor:
     """The scales of the weight as float64, one or one for each channel of the result."""
     if transposed and scales.numel() > 1 and scales.numel() == weight.size(1):
@@ -147,7 +121,7 @@ def depthwise3d(
     if bias is not None:
         shifts = shifts + bias.double() * factor
     framed = padded(integers, padding, 3, float(input_zero_point))
-    sums = exact_convolution(framed, weight, stride, [0, 0, 0], dilation, False, [0, 0, 0], groups)
+    sums = convolve(framed, 0, weight.double(), stride, [0, 0, 0], dilation, False, [0, 0, 0], groups)
     values = fma(sums.float(), along_channels(factors.float(), 3), along_channels(shifts.float(), 3))
     values = at_most(at_least(values, low), high)
     return values if scale is None else torch.round(values).double()
@@ -202,7 +176,7 @@ def primitive_convolution(
     if not transposed:
         integers = padded(integers, padding, rank, 0.0)
         padding = [0] * rank
-    sums = exact_convolution(integers, weight, stride, padding, dilation, transposed, extra, groups)
+    sums = convolve(integers, 0, weight.double(), stride, padding, dilation, transposed, extra, groups)
     scaled = sums.float() * along_channels(factors.expand([channels]).float(), rank)
     values = scaled + along_channels((shifts + shift).float(), rank)
     return finished(added_to(values, other, other_scale, factor), factor, scale, zero_point, activation)
@@ -408,11 +382,6 @@ def added_apart(
     return finished_float((product + other).float(), scale, zero_point, activation)
 
 
-def linear_sums(input: Tensor, weight: Tensor) -> Tensor:
-    """The sums of products of integers, in float64, where they are exact."""
-    return torch.matmul(input.double(), weight.double().t())
-
-
 def linear_numbers(
     weight: Tensor,
     scales: Tensor,
@@ -459,7 +428,7 @@ def primitive_linear(
     factor, shift = tail_of(tail_scale, zero_point, activation)
     shift -= sum_shift(other, other_scale, other_zero_point, factor)
     scales, biases = linear_numbers(weight, weight_scales, bias, input_scale, input_zero_point, factor)
-    values = linear_sums(input, weight).float() * scales.float() + (biases + shift).float()
+    values = multiply(input, 0, weight.double()).float() * scales.float() + (biases + shift).float()
     values = added_to(values, other, other_scale, factor)
     values = finished(values, factor, tail_scale, zero_point, activation)
     if factors is not None and scale is not None:

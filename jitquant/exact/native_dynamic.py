@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from jitquant.exact.arithmetic import fma
-from jitquant.exact.native import added_apart, linear_sums, tail_of
+from jitquant.exact.native import added_apart, tail_of
 from jitquant.exact.native_layout import placed, placed_like
 from jitquant.exact.onednn_eltwise import activated, name_of
 from jitquant.exact.registry import emulates
+from jitquant.exact.sums import multiply
 
 
 def quantized_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +52,7 @@ def dynamic_sums(
     begun = fma(zeros, shifts, biases)
     if other is not None:
         begun = fma(other, torch.tensor(factor, dtype=torch.float32), begun)
-    values = linear_sums(integers, weight).float() * factors.float() * scales + begun
+    values = multiply(integers, 0, weight.double()).float() * factors.float() * scales + begun
     return values if name_of(activation) == "linear" else activated(values, activation)
 
 
