@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
+import jitquant.numeric_suite as ns
 from jitquant import QuantizationError
 from jitquant.graph_outline import outline_graph
 from jitquant.pair_histogram import BINS, PairHistogram, range_of
@@ -362,6 +363,22 @@ def test_neither_model_is_changed() -> None:
     after = [model(IMAGES[0]), quantized(IMAGES[0]), str(model.graph), str(quantized.graph)]
     assert all(torch.equal(one, other) for one, other in zip(before[:2], after[:2], strict=True))
     assert before[2:] == after[2:]
+
+
+def test_loggers_of_the_numeric_suite_get_nothing() -> None:
+    """Test that models with loggers attached are run without them, and keep them."""
+    model, quantized = pair()
+    calls: list[int] = []
+
+    class Count(ns.Logger):
+        def forward(self, x: Tensor) -> None:
+            calls.append(x.numel())
+
+    ns.prepare_model_outputs(model, quantized, Count)
+    measured(model, quantized, IMAGES[0])
+    assert not calls
+    quantized(IMAGES[0])
+    assert calls
 
 
 def test_values_are_compared_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
