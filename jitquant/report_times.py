@@ -62,8 +62,8 @@ def compare_times(
 
 
 def _without_loggers(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """The same model: what the numeric suite attaches is at the Python object, and would be timed and filled."""
-    return torch.jit._recursive.wrap_cpp_module(module._c)  # type: ignore[no-any-return]
+    """The same model: loggers of the numeric suite, which are at its Python object, would be timed."""
+    return torch.jit._recursive.wrap_cpp_module(module._c)
 
 
 def profile_places(module: torch.jit.ScriptModule, inputs: tuple[Any, ...], runs: int) -> Times:

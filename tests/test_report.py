@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,14 +15,24 @@ import jitquant
 import jitquant.numeric_suite as ns
 from jitquant import QuantizationError
 from jitquant.graph_outline import outline_graph
+from jitquant.numeric_suite.graphs import Graph
 from jitquant.pair_histogram import BINS, PairHistogram, range_of
 from jitquant.passes import parse_ir
 from jitquant.report_data import GraphNode, ReportData
 from jitquant.report_measures import measure
 from jitquant.report_page import SCRIPTS, render_page
+from jitquant.report_shares import share_times
 from tests.browser import Browser, needs_browser
 from tests.graphs import saved_and_loaded
 from tests.networks import sqnr
+
+
+class Spot(NamedTuple):
+    """A node and which of its outputs."""
+
+    node: int
+    output: int
+
 
 WHOLE = {"": jitquant.get_default_qconfig()}
 
@@ -267,6 +277,53 @@ def test_times_of_ops_and_of_what_lies_between(target: str) -> None:
     assert any("quantize" in name for name in others)
     assert data.figures.float_ms > 0
     assert data.figures.ms > 0
+
+
+class Heads(nn.Module):
+    """Three linears of one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(64, 96), nn.Linear(64, 96), nn.Linear(64, 48)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q(x), self.k(x), self.v(x)
+
+
+def test_merged_linears_share_the_time_of_what_they_became(target: str) -> None:
+    """Test that each has the part of the one linear and its split that its rows are, and nothing is over."""
+    model = torch.jit.script(Heads().eval())
+    quantized = jitquant.quantize_dynamic_jit(
+        model, {"": jitquant.per_channel_dynamic_qconfig}, target=target
+    )
+    linear = {"quantized": "quantized::linear_dynamic", "native": "jitquant::linear_dynamic"}[target]
+    data = measured(model, quantized, torch.randn(512, 64))
+    assert [node.op for node in data.graph] == ["input", linear, "aten::split_with_sizes", "output"]
+    q, k, v = (op.us or 0.0 for op in data.ops)
+    assert q == k == pytest.approx(2 * v)
+    assert v > 0
+    assert [row.what for row in data.other_times] == ["between ops"]
+
+
+SPLITS = """
+graph(%self, %x : Tensor):
+  %sizes : int[] = prim::Constant[value=[6, 2]]()
+  %axis : int = prim::Constant[value=-1]()
+  %a : Tensor = aten::relu(%x)
+  %b : Tensor = aten::relu(%x)
+  %p : Tensor[] = aten::split_with_sizes(%a, %sizes, %axis)
+  %q : Tensor[] = aten::split_with_sizes(%b, %sizes, %axis)
+  %c : Tensor = aten::neg(%b)
+  return (%p, %q, %c)"""
+
+
+def test_only_what_feeds_nothing_but_splits_shares_its_time() -> None:
+    """Test the parts of each op, of splits behind a node of their own and behind one that others take too."""
+    graph = Graph(parse_ir(SPLITS, {}), "forward")
+    places = {0: Spot(2, 0), 1: Spot(2, 1), 2: Spot(3, 0), 3: Spot(3, 1), 4: Spot(4, 0), 5: Spot(4, -1)}
+    times, timed = share_times(graph, places, {0: 10.0, 1: 20.0, 2: 6.0, 3: 4.0, 4: 1.0})
+    assert times == {0: 12.0, 1: 4.0, 2: 3.0, 3: 1.0, 4: 1.0, 5: 1.0}
+    assert timed == {0, 2, 3, 4}
 
 
 def test_shares_and_sizes_of_the_whole() -> None:
