@@ -30,6 +30,7 @@ __all__ = ["measure"]
 
 _FLOAT32_BYTES = 4
 _METHOD = "forward"
+_NIBBLES = "quantized::embedding_bag_4bit_rowwise_offsets"  # its integers come out as bytes
 
 Model = torch.jit.ScriptModule
 
@@ -133,9 +134,11 @@ class _Rows:
         result = self._results.get(op.group, index)
         is_result = result == index or op.is_result
         histogram = self._compared.histograms.get(index)
-        weights = [
-            (pair.name, _data_of(pair.floating, pair.quantized)) for pair in self._matched.weights(index)
-        ]
+        bits = 4 if op.becomes == _NIBBLES else None
+        weights, held = [], 0
+        for pair in self._matched.weights(index):
+            weights.append((pair.name, _data_of(pair.floating, pair.quantized, bits)))
+            held += pair.quantized.numel() * (bits or 8 * pair.quantized.element_size()) // 8
         place = self.final.places.get(index)
         floats = self.floats.places.get(index)
         return OpData(
@@ -150,7 +153,7 @@ class _Rows:
             sqnr=None if histogram is None else histogram.sqnr,
             equal=histogram is not None and histogram.equal,
             float_bytes=_FLOAT32_BYTES * summary.weights,
-            bytes=int(_FLOAT32_BYTES * summary.weights - summary.bytes_saved),
+            bytes=held or int(_FLOAT32_BYTES * summary.weights - summary.bytes_saved),
             float_us=self.floats.op_times.get(index),
             us=self.final.op_times.get(index) if is_result else None,
             float_node=None if floats is None else self.floats.positions.get(floats),
@@ -169,8 +172,9 @@ def _why_no_weights(op: OpSummary) -> str:
     return "Its weight is not known apart from its input." if op.weights else "It has no weight."
 
 
-def _data_of(expected: Tensor, got: Tensor) -> HistogramData | None:
-    histogram = PairHistogram()
+def _data_of(expected: Tensor, got: Tensor, bits: int | None) -> HistogramData | None:
+    """Of a weight; `bits` where they are not those of the dtype."""
+    histogram = PairHistogram(None if bits is None else 1 << bits)
     histogram.add(expected, got)
     return None if histogram.is_empty else histogram.data()
 

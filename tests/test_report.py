@@ -18,6 +18,7 @@ from jitquant.graph_outline import outline_graph
 from jitquant.numeric_suite.graphs import Graph
 from jitquant.pair_histogram import BINS, PairHistogram, range_of
 from jitquant.passes import parse_ir
+from jitquant.qconfig import QConfig
 from jitquant.report_data import GraphNode, ReportData
 from jitquant.report_measures import measure
 from jitquant.report_page import SCRIPTS, render_page
@@ -144,6 +145,27 @@ def test_channels_have_ranges_of_their_own() -> None:
     assert (data.narrow_low, data.narrow_high) == (pytest.approx(-0.256), pytest.approx(0.254))
     assert data.clipped == 0.25
     assert range_of(weight) is None
+
+
+def test_channels_of_equal_values_are_neither_the_widest_nor_the_narrowest() -> None:
+    weight = torch.tensor([[0.0, 0.0], [0.5, -0.5], [0.25, 1.0], [9.0, 9.0]])
+    scales = torch.tensor([1e-9, 0.004, 0.008, 0.1])
+    histogram = PairHistogram()
+    histogram.add(weight, torch.quantize_per_channel(weight, scales, torch.zeros(4), 0, torch.qint8))
+    data = histogram.data()
+    assert data.range_high == pytest.approx(127 * 0.008)
+    assert data.narrow_high == pytest.approx(127 * 0.004)
+    assert data.channels == 4
+
+
+def test_a_range_of_seven_bits_clips_what_eight_cannot_hold() -> None:
+    """Test that the range shown is the chosen one, and what the dtype holds above it is not clipped."""
+    x = torch.cat([torch.linspace(0, 1.27, 800), torch.full((100,), 2.0), torch.full((100,), 3.0)])
+    histogram = PairHistogram(128)
+    histogram.add(x, torch.quantize_per_tensor(x, 0.01, 0, torch.quint8))
+    data = histogram.data()
+    assert (data.steps, data.range_high) == (128, pytest.approx(1.27))
+    assert data.clipped == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -277,6 +299,60 @@ def test_times_of_ops_and_of_what_lies_between(target: str) -> None:
     assert any("quantize" in name for name in others)
     assert data.figures.float_ms > 0
     assert data.figures.ms > 0
+
+
+SEVEN = jitquant.HistogramObserver.with_args(reduce_range=True)
+EIGHT_OF_WEIGHTS = jitquant.PerChannelMinMaxObserver.with_args()
+SEVEN_OF_WEIGHTS = jitquant.PerChannelMinMaxObserver.with_args(reduce_range=True)
+
+
+@pytest.mark.parametrize(
+    ("qconfig", "steps"),
+    [
+        (QConfig(SEVEN, EIGHT_OF_WEIGHTS), 128),
+        (QConfig(jitquant.HistogramObserver.with_args(), SEVEN_OF_WEIGHTS), 256),
+    ],
+    ids=["activations", "weights"],
+)
+def test_reduced_ranges_are_shown_as_they_were_chosen(qconfig: QConfig, steps: int) -> None:
+    """Test 7-bit activations beside a sigmoid, whose range is known beforehand, and 7-bit weights alone."""
+    model = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Conv2d(8, 8, 1)).eval())
+    quantized = jitquant.quantize_jit(model, {"": qconfig}, calibrate, [])
+    assert jitquant.info(quantized)["reduce_range"]
+    found = [op.activation.steps for op in measured(model, quantized, IMAGES[0]).ops if op.activation]
+    assert found == [steps, 256, steps]
+
+
+class Rows(nn.Module):
+    """A table whose rows are summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.EmbeddingBag(20, 16, mode="sum")
+
+    def forward(self, words: Tensor, offsets: Tensor) -> Tensor:
+        return self.rows(words, offsets)
+
+
+def test_rows_of_four_bits_have_sixteen_steps_and_half_a_byte() -> None:
+    model = torch.jit.script(Rows().eval())
+    qconfig = jitquant.float_qparams_weight_only_qconfig_4bit
+    quantized = jitquant.quantize_dynamic_jit(model, {"": qconfig})
+    words, offsets = torch.arange(12), torch.tensor([0, 4])
+    row = measure(model, quantized, iter([(words, offsets)]), "", "report").ops[-1]
+    assert row.becomes == "quantized::embedding_bag_4bit_rowwise_offsets"
+    assert row.weights[0][1].steps == 16
+    assert (row.float_bytes, row.bytes) == (4 * 20 * 16, 20 * 16 // 2)
+
+
+def test_a_recurrent_layer_of_half_precision_has_two_bytes_a_weight() -> None:
+    """Test that bytes are those of the tensors that are held, which the name of the op does not say."""
+    model = torch.jit.script(Words().eval())
+    quantized = jitquant.quantize_dynamic_jit(model, {"": jitquant.float16_dynamic_qconfig})
+    data = measured(model, quantized, torch.arange(12).view(6, 2))
+    lstm = next(op for op in data.ops if op.op == "aten::lstm")
+    assert lstm.becomes
+    assert lstm.bytes * 2 == lstm.float_bytes
 
 
 class Heads(nn.Module):
