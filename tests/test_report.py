@@ -1,7 +1,11 @@
 """Tests of report: what is measured, in pure Python, and the page that shows it, in a browser."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +29,7 @@ from jitquant.report_page import SCRIPTS, render_page
 from jitquant.report_shares import share_times
 from tests.browser import Browser, needs_browser
 from tests.graphs import saved_and_loaded
-from tests.networks import sqnr
+from tests.networks import REPOSITORY, sqnr
 
 
 class Spot(NamedTuple):
@@ -619,6 +623,72 @@ def test_a_model_whose_forward_is_float_is_refused(tmp_path: Path) -> None:
 
 
 # The page in a browser
+
+
+def open_files() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("program", ["/bin/false", "no/such/program", sys.executable])
+def test_a_browser_that_does_not_answer_leaves_nothing_behind(
+    program: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Test that its pipes are closed, its process is gone and its profile too, whatever went wrong."""
+    monkeypatch.setattr("tests.browser.COMMAND", program)
+    monkeypatch.setattr("tests.browser.tempfile.tempdir", str(tmp_path))
+    before = open_files()
+    processes = []
+    start = subprocess.Popen
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        processes.append(start(*arguments, **options))
+        return processes[-1]
+
+    monkeypatch.setattr("tests.browser.subprocess.Popen", note)
+    with pytest.raises((RuntimeError, OSError)), Browser():
+        pass
+    assert processes[0].returncode is not None
+    assert open_files() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_make_says_that_tests_of_the_page_will_skip(tmp_path: Path) -> None:
+    """Test that it does so where there is no browser and no right to install one, and sets no stamp."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "which", "grep", "touch", "make", "mkdir"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    (tools / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tools / "id").chmod(0o755)
+    (tmp_path / "venv").touch()
+    result = subprocess.run(
+        [tools / "make", f"STAMPS={tmp_path}", "-o", tmp_path / "venv", tmp_path / "browser"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+        env={"PATH": str(tools)},
+    )
+    assert "the tests of the page will skip" in result.stdout
+    assert not (tmp_path / "browser").exists()
+
+
+def test_a_missing_browser_is_a_failure_where_it_is_asked_for() -> None:
+    """Test that JITQUANT_NEEDS_BROWSER=1 lets tests of the page run, and fail, where they would skip."""
+    code = "from tests.browser import needs_browser; print(needs_browser.mark.args[0])"
+    for asked, skips in [("", "True"), ("1", "False")]:
+        environment = {**os.environ, "PATH": "/no/such/folder", "JITQUANT_NEEDS_BROWSER": asked}
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=REPOSITORY,
+            env=environment,
+        )
+        assert found.stdout.strip() == skips
+
 
 MANY = 500
 LONG = ".".join(["a_module_with_a_long_name"] * 12)
