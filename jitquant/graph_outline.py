@@ -108,13 +108,6 @@ class _Outline:
             self._sources[value.unique()] = sources if _holds_tensors(value.type()) else ()
 
 
-def _walk(block: torch.Graph | torch.Block) -> Iterator[torch.Node]:
-    for node in block.nodes():
-        yield node
-        for inner in node.blocks():
-            yield from _walk(inner)
-
-
 def _makes_tensors(node: torch.Node) -> bool:
     """As csrc/watch.cpp says it, or the places of nodes would not be the same."""
     if node.schema() == "(no schema)" or node.kind().startswith("prim::"):

@@ -26,7 +26,8 @@ class Range:
 
     Attributes:
         scales, zero_points: of each channel, or one of each; in float64.
-        quant_min, quant_max: the least and the greatest integer.
+        quant_min, quant_max: the least and the greatest integer that the range was chosen for.
+        held: the greatest one that the values may have: an activation of 7 bits is rounded to 8.
         axis: the channels' axis; None where all values have one range.
     """
 
@@ -34,6 +35,7 @@ class Range:
     zero_points: Tensor
     quant_min: int
     quant_max: int
+    held: int
     axis: int | None
 
     @property
@@ -50,12 +52,18 @@ class Range:
         if self.axis is not None:
             shape[self.axis] = -1
         half = (self.scales / 2).view(shape)
-        low, high = self.lows.view(shape) - half, self.highs.view(shape) + half
+        highs = (self.held - self.zero_points) * self.scales
+        low, high = self.lows.view(shape) - half, highs.view(shape) + half
         return int(((values < low) | (values > high)).sum())
 
 
-def range_of(tensor: Tensor) -> Range | None:
-    """The range of a quantized tensor; None for a plain one."""
+def range_of(tensor: Tensor, steps: int | None = None) -> Range | None:
+    """The range of a quantized tensor; None for a plain one.
+
+    Args:
+        tensor: of any dtype.
+        steps: how many integers its scale was chosen for, from the least on; None for all of its dtype.
+    """
     if not tensor.is_quantized:
         return None
     limits = torch.iinfo(tensor.int_repr().dtype)
@@ -66,7 +74,9 @@ def range_of(tensor: Tensor) -> Range | None:
     else:
         scales, zero_points = torch.tensor([tensor.q_scale()]), torch.tensor([tensor.q_zero_point()])
         axis = None
-    return Range(scales.double(), zero_points.double(), limits.min, limits.max, axis)
+    chosen = limits.max if steps is None else limits.min + steps - 1
+    held = limits.max if axis is None else chosen  # weights are rounded to no more than what was chosen
+    return Range(scales.double(), zero_points.double(), limits.min, chosen, held, axis)
 
 
 @dataclass(frozen=True)
@@ -100,10 +110,16 @@ class _Grid:
 
 
 class PairHistogram:
-    """Counts pairs of a float tensor and the quantized one in its place, batch by batch."""
+    """Counts pairs of a float tensor and the quantized one in its place, batch by batch.
 
-    def __init__(self) -> None:
+    Args:
+        steps: how many integers the range was chosen for, as in `range_of`.
+    """
+
+    def __init__(self, steps: int | None = None) -> None:
+        self._steps = steps
         self._range: Range | None = None
+        self._varies: Tensor | None = None  # which channels' float values are not all equal
         self._grid: _Grid | None = None
         self._counts: Tensor | None = None
         self._extremes = (float("inf"), float("-inf"))
@@ -112,7 +128,7 @@ class PairHistogram:
 
     def add(self, expected: Tensor, got: Tensor) -> None:
         """Adds values of a batch: float ones, and those of the quantized model, of the same shape."""
-        range_ = range_of(got)
+        range_ = range_of(got, self._steps)
         expected = expected.detach().float()
         values = (got.dequantize() if got.is_quantized else got).detach().float()
         self._signal += _sum_of_squares(expected)
@@ -123,8 +139,11 @@ class PairHistogram:
             self._add_extremes(_finite(expected))
             self._counts[0] += self._grid.count(_finite(expected))
             self._counts[1] += self._count_got(got, values)
-            if self._range is not None and self._grid.steps_to_a_bin == 0:
+            if self._range is not None and not self._is_clipping_counted:
                 self._clipped += self._range.count_clipped(expected)
+            if self._range is not None and self._range.axis is not None:
+                varies = _varying(expected, self._range.axis)
+                self._varies = varies if self._varies is None else self._varies | varies
 
     @property
     def is_empty(self) -> bool:
@@ -159,13 +178,23 @@ class PairHistogram:
         )
         return data if self._range is None else self._with_range(data, self._range, int(wholes[0]))
 
+    @property
+    def _is_clipping_counted(self) -> bool:
+        """Whether the margins of the grid hold what is clipped, and nothing else."""
+        assert self._grid is not None
+        return (
+            self._grid.steps_to_a_bin > 0
+            and self._range is not None
+            and self._range.held == self._range.quant_max
+        )
+
     def _with_range(self, data: HistogramData, range_: Range, count: int) -> HistogramData:
         scales = range_.scales
-        wide, narrow = int(scales.argmax()), int(scales.argmin())
+        wide, narrow = self._widest_and_narrowest(scales)
         channels = scales.numel() if range_.axis is not None else 1
         assert self._grid is not None
         assert self._counts is not None
-        is_counted = self._grid.steps_to_a_bin > 0
+        is_counted = self._is_clipping_counted
         clipped = self._grid.outside_of_range(self._counts[0]) if is_counted else self._clipped
         several = channels > 1
         return replace(
@@ -181,6 +210,14 @@ class PairHistogram:
             clipped=clipped / count,
         )
 
+    def _widest_and_narrowest(self, scales: Tensor) -> tuple[int, int]:
+        """Of the channels with different values: the scale of one whose values are equal says nothing."""
+        varies = self._varies
+        if varies is None or not bool(varies.any()):
+            varies = torch.ones_like(scales, dtype=torch.bool)
+        wide, narrow = torch.where(varies, scales, -torch.inf), torch.where(varies, scales, torch.inf)
+        return int(wide.argmax()), int(narrow.argmin())
+
     def _begin(self, expected: Tensor, got: Tensor, range_: Range | None) -> None:
         if expected.numel() == 0 or got.numel() == 0:
             return
@@ -194,7 +231,8 @@ class PairHistogram:
 
     def _count_got(self, got: Tensor, values: Tensor) -> Tensor:
         assert self._grid is not None
-        if self._grid.steps_to_a_bin and got.is_quantized and got.dtype == torch.quint8:
+        is_whole = self._grid.in_range * self._grid.steps_to_a_bin == 1 << 8
+        if is_whole and got.is_quantized and got.dtype == torch.quint8:
             return self._grid.count_integers(got.int_repr())
         return self._grid.count(_finite(values))
 
@@ -209,6 +247,11 @@ def sqnr_of(signal: float, noise: float) -> float | None:
     if not (isfinite(signal) and isfinite(noise)) or signal <= 0.0 or noise <= 0.0:
         return None
     return 10 * log10(signal / noise)
+
+
+def _varying(values: Tensor, axis: int) -> Tensor:
+    rows = values.movedim(axis, 0).flatten(1)
+    return (rows != rows[:, :1]).any(1)
 
 
 def _sum_of_squares(values: Tensor) -> float:

@@ -18,14 +18,14 @@ class HistogramData:
         float_shares, quantized_shares: the part of all finite values in each bin, in millionths.
         below, above: the parts, from 0 to 1, of the float values below the first bin and above the last.
         lowest, highest: the extremes of the float values.
-        range_low, range_high: the least and the greatest value that integers stand for; with a range for
+        range_low, range_high: the least and the greatest value of the range that was chosen; with a range for
             each channel, those of the widest. None where the quantized model has floats too.
         narrow_low, narrow_high: likewise those of the channel with the narrowest range; None with one range.
         scale: the step between two integers; with a range for each channel, the widest channel's.
         zero_point: the integer that stands for 0; None with a range for each channel.
-        steps: how many integers there are.
+        steps: how many integers the range was chosen for.
         channels: how many ranges; 1 for all values together.
-        clipped: the part of the float values outside of the range, from 0 to 1.
+        clipped: the part of the float values that no integer of the dtype stands for, from 0 to 1.
         sqnr: in dB, of quantized against float values; None where they are equal, or the float ones zeros.
         equal: whether they are equal in every bit.
     """

@@ -15,10 +15,12 @@ from torch import Tensor
 from jitquant.errors import QuantizationError
 from jitquant.graph_outline import outline_graph
 from jitquant.info import read_info
+from jitquant.numeric_suite.graphs import Graph
 from jitquant.numeric_suite.matched import Matched
 from jitquant.pair_histogram import PairHistogram
 from jitquant.presets import PRESETS
 from jitquant.report_data import Figures, HistogramData, OpData, ReportData, TimeData
+from jitquant.report_shares import share_times
 from jitquant.report_times import compare_times, profile_places, runs_within
 from jitquant.report_values import Comparison, compare_values
 from jitquant.summary import OpSummary, Summary, summarize
@@ -28,6 +30,7 @@ __all__ = ["measure"]
 
 _FLOAT32_BYTES = 4
 _METHOD = "forward"
+_NIBBLES = "quantized::embedding_bag_4bit_rowwise_offsets"  # its integers come out as bytes
 
 Model = torch.jit.ScriptModule
 
@@ -70,12 +73,15 @@ class _Side:
         graph: what is drawn.
         positions: of nodes in `graph`, by their place.
         times: of its nodes.
+        op_times: of the ops, by their numbers, in µs.
+        timed: the nodes whose times these are, by their places.
     """
 
     def __init__(
         self, matched: Matched, model: Model, places: Mapping[int, Any], inputs: tuple[Any, ...], runs: int
     ) -> None:
-        self.places = {index: place.node for index, place in places.items() if place.method == _METHOD}
+        of_forward = {index: place for index, place in places.items() if place.method == _METHOD}
+        self.places = {index: place.node for index, place in of_forward.items()}
         rows = _row_numbers(matched)
         members: dict[int, list[int]] = {}
         for index, place in sorted(self.places.items()):
@@ -88,6 +94,7 @@ class _Side:
                 graph[position] = replace(graph[position], module=matched.ops[indices[0]].module)
         self.graph = graph
         self.times = profile_places(model, inputs, runs)
+        self.op_times, self.timed = share_times(Graph(model, _METHOD), of_forward, self.times.by_place)
 
 
 def _row_numbers(matched: Matched) -> dict[int, int]:
@@ -114,9 +121,8 @@ class _Rows:
         """Of the nodes that stand for no op of the model, each kind together."""
         times = self.final.times
         sums = {op: (calls, us) for op, calls, us in times.others}
-        known = set(self.final.places.values())
         for place, us in times.by_place.items():
-            if place not in known:
+            if place not in self.final.timed:
                 op = times.ops[place]
                 calls, before = sums.get(op, (0, 0.0))
                 sums[op] = (calls + 1, before + us)
@@ -128,9 +134,11 @@ class _Rows:
         result = self._results.get(op.group, index)
         is_result = result == index or op.is_result
         histogram = self._compared.histograms.get(index)
-        weights = [
-            (pair.name, _data_of(pair.floating, pair.quantized)) for pair in self._matched.weights(index)
-        ]
+        bits = 4 if op.becomes == _NIBBLES else None
+        weights, held = [], 0
+        for pair in self._matched.weights(index):
+            weights.append((pair.name, _data_of(pair.floating, pair.quantized, bits)))
+            held += pair.quantized.numel() * (bits or 8 * pair.quantized.element_size()) // 8
         place = self.final.places.get(index)
         floats = self.floats.places.get(index)
         return OpData(
@@ -145,9 +153,9 @@ class _Rows:
             sqnr=None if histogram is None else histogram.sqnr,
             equal=histogram is not None and histogram.equal,
             float_bytes=_FLOAT32_BYTES * summary.weights,
-            bytes=int(_FLOAT32_BYTES * summary.weights - summary.bytes_saved),
-            float_us=None if floats is None else self.floats.times.by_place.get(floats),
-            us=None if place is None or not is_result else self.final.times.by_place.get(place),
+            bytes=held or int(_FLOAT32_BYTES * summary.weights - summary.bytes_saved),
+            float_us=self.floats.op_times.get(index),
+            us=self.final.op_times.get(index) if is_result else None,
             float_node=None if floats is None else self.floats.positions.get(floats),
             node=None if place is None else self.final.positions.get(place),
             activation=None if histogram is None or histogram.is_empty else histogram.data(),
@@ -164,8 +172,9 @@ def _why_no_weights(op: OpSummary) -> str:
     return "Its weight is not known apart from its input." if op.weights else "It has no weight."
 
 
-def _data_of(expected: Tensor, got: Tensor) -> HistogramData | None:
-    histogram = PairHistogram()
+def _data_of(expected: Tensor, got: Tensor, bits: int | None) -> HistogramData | None:
+    """Of a weight; `bits` where they are not those of the dtype."""
+    histogram = PairHistogram(None if bits is None else 1 << bits)
     histogram.add(expected, got)
     return None if histogram.is_empty else histogram.data()
 

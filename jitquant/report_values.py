@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jitquant.info import read_info
 from jitquant.numeric_suite.calls import call, own
 from jitquant.numeric_suite.matched import Matched
 from jitquant.pair_histogram import PairHistogram, sqnr_of
 from jitquant.watch import Watched
 
 HELD_BYTES = 1 << 28  # of float values, until the quantized ones of the same batch are there
+
+_KNOWN_BEFOREHAND = ((2.0**-8, 0), (2.0**-7, 128))  # of sigmoid and softmax, and of tanh
 
 __all__ = ["Comparison", "compare_values"]
 
@@ -99,10 +103,25 @@ class _Models:
         def compare(index: int, value: Tensor) -> None:
             turns = expected[index]
             if turns and turns[0].shape == value.shape and turns[0].is_floating_point():
-                histograms.setdefault(index, PairHistogram()).add(turns.pop(0), value)
+                if index not in histograms:
+                    histograms[index] = PairHistogram(self._steps(value))
+                histograms[index].add(turns.pop(0), value)
 
         returned = call(self._twin(part), inputs, self.caller, on_output=hold)
         return returned, call(Watched(self.quantized, outputs=part), inputs, self.caller, on_output=compare)
+
+    def _steps(self, value: Tensor) -> int | None:
+        """How many integers its range was chosen for; None for all. Ranges known beforehand use 8 bits."""
+        if not self.are_reduced or value.dtype != torch.quint8:
+            return None
+        return None if (value.q_scale(), value.q_zero_point()) in _KNOWN_BEFOREHAND else 1 << 7
+
+    @cached_property
+    def are_reduced(self) -> bool:
+        """Whether activations keep to 7 bits: the fact is true of weights that do, as well."""
+        facts = read_info(self.quantized) or {}
+        of_activations = [words.partition(";")[0] for words in facts.get("qconfig", {}).values()]
+        return bool(facts.get("reduce_range")) and not any("0 to 255" in words for words in of_activations)
 
     def _twin(self, outputs: Collection[int]) -> Watched:
         return Watched(self.matched.twin, self.quantized, outputs=outputs)

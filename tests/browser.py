@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +21,10 @@ import pytest
 COMMAND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SECONDS = 60.0  # until a browser that does not answer counts as broken
 
+# JITQUANT_NEEDS_BROWSER=1 lets these tests fail where there is none.
 needs_browser = pytest.mark.skipif(
-    COMMAND is None, reason="needs Chromium on the PATH: apt-get install chromium, or make test as root"
+    COMMAND is None and os.environ.get("JITQUANT_NEEDS_BROWSER") != "1",
+    reason="needs Chromium on the PATH: apt-get install chromium, or make test as root",
 )
 
 # Chromium reads commands from descriptor 3 and answers on descriptor 4.
@@ -57,19 +60,35 @@ class Browser:
         self._received = b""
 
     def __enter__(self) -> Browser:
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        there, self._writing = os.pipe()
-        self._reading, here = os.pipe()
-        assert COMMAND is not None
-        command = [COMMAND, *_FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCHER, str(there), str(here), *command],
-            pass_fds=(there, here),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(there)
-        os.close(here)
+        assert COMMAND is not None, "there is no Chromium on the PATH: apt-get install chromium"
+        with ExitStack() as opened:
+            self._launch(COMMAND, opened)
+            self._attach()
+            self._opened = opened.pop_all()  # nothing failed: what is open stays so until the end
+        return self
+
+    def _launch(self, program: str, opened: ExitStack) -> None:
+        """Starts it, and lets `opened` undo that."""
+        profile = opened.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        with ExitStack() as of_child:
+            there, self._writing = os.pipe()
+            of_child.callback(os.close, there)
+            opened.callback(os.close, self._writing)
+            self._reading, here = os.pipe()
+            of_child.callback(os.close, here)
+            opened.callback(os.close, self._reading)
+            command = [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
+            process = subprocess.Popen(
+                [sys.executable, "-c", _LAUNCHER, str(there), str(here), *command],
+                pass_fds=(there, here),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        opened.callback(process.wait)
+        opened.callback(process.kill)
+
+    def _attach(self) -> None:
+        """Opens a tab and listens to it."""
         self._session = None
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -77,16 +96,11 @@ class Browser:
             self.send(f"{domain}.enable")
         self.look(dark=self._dark)
         self.resize(*self._size)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._writing)
-        os.close(self._reading)
-        self._profile.cleanup()
+        self._opened.close()
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Gives a command and returns the answer to it."""

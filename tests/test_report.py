@@ -1,27 +1,43 @@
 """Tests of report: what is measured, in pure Python, and the page that shows it, in a browser."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import jitquant
+import jitquant.numeric_suite as ns
 from jitquant import QuantizationError
 from jitquant.graph_outline import outline_graph
+from jitquant.numeric_suite.graphs import Graph
 from jitquant.pair_histogram import BINS, PairHistogram, range_of
 from jitquant.passes import parse_ir
+from jitquant.qconfig import QConfig
 from jitquant.report_data import GraphNode, ReportData
 from jitquant.report_measures import measure
 from jitquant.report_page import SCRIPTS, render_page
+from jitquant.report_shares import share_times
 from tests.browser import Browser, needs_browser
 from tests.graphs import saved_and_loaded
-from tests.networks import sqnr
+from tests.networks import REPOSITORY, sqnr
+
+
+class Spot(NamedTuple):
+    """A node and which of its outputs."""
+
+    node: int
+    output: int
+
 
 WHOLE = {"": jitquant.get_default_qconfig()}
 
@@ -133,6 +149,27 @@ def test_channels_have_ranges_of_their_own() -> None:
     assert (data.narrow_low, data.narrow_high) == (pytest.approx(-0.256), pytest.approx(0.254))
     assert data.clipped == 0.25
     assert range_of(weight) is None
+
+
+def test_channels_of_equal_values_are_neither_the_widest_nor_the_narrowest() -> None:
+    weight = torch.tensor([[0.0, 0.0], [0.5, -0.5], [0.25, 1.0], [9.0, 9.0]])
+    scales = torch.tensor([1e-9, 0.004, 0.008, 0.1])
+    histogram = PairHistogram()
+    histogram.add(weight, torch.quantize_per_channel(weight, scales, torch.zeros(4), 0, torch.qint8))
+    data = histogram.data()
+    assert data.range_high == pytest.approx(127 * 0.008)
+    assert data.narrow_high == pytest.approx(127 * 0.004)
+    assert data.channels == 4
+
+
+def test_a_range_of_seven_bits_clips_what_eight_cannot_hold() -> None:
+    """Test that the range shown is the chosen one, and what the dtype holds above it is not clipped."""
+    x = torch.cat([torch.linspace(0, 1.27, 800), torch.full((100,), 2.0), torch.full((100,), 3.0)])
+    histogram = PairHistogram(128)
+    histogram.add(x, torch.quantize_per_tensor(x, 0.01, 0, torch.quint8))
+    data = histogram.data()
+    assert (data.steps, data.range_high) == (128, pytest.approx(1.27))
+    assert data.clipped == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -268,6 +305,107 @@ def test_times_of_ops_and_of_what_lies_between(target: str) -> None:
     assert data.figures.ms > 0
 
 
+SEVEN = jitquant.HistogramObserver.with_args(reduce_range=True)
+EIGHT_OF_WEIGHTS = jitquant.PerChannelMinMaxObserver.with_args()
+SEVEN_OF_WEIGHTS = jitquant.PerChannelMinMaxObserver.with_args(reduce_range=True)
+
+
+@pytest.mark.parametrize(
+    ("qconfig", "steps"),
+    [
+        (QConfig(SEVEN, EIGHT_OF_WEIGHTS), 128),
+        (QConfig(jitquant.HistogramObserver.with_args(), SEVEN_OF_WEIGHTS), 256),
+    ],
+    ids=["activations", "weights"],
+)
+def test_reduced_ranges_are_shown_as_they_were_chosen(qconfig: QConfig, steps: int) -> None:
+    """Test 7-bit activations beside a sigmoid, whose range is known beforehand, and 7-bit weights alone."""
+    model = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Conv2d(8, 8, 1)).eval())
+    quantized = jitquant.quantize_jit(model, {"": qconfig}, calibrate, [])
+    assert jitquant.info(quantized)["reduce_range"]
+    found = [op.activation.steps for op in measured(model, quantized, IMAGES[0]).ops if op.activation]
+    assert found == [steps, 256, steps]
+
+
+class Rows(nn.Module):
+    """A table whose rows are summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.EmbeddingBag(20, 16, mode="sum")
+
+    def forward(self, words: Tensor, offsets: Tensor) -> Tensor:
+        return self.rows(words, offsets)
+
+
+def test_rows_of_four_bits_have_sixteen_steps_and_half_a_byte() -> None:
+    model = torch.jit.script(Rows().eval())
+    qconfig = jitquant.float_qparams_weight_only_qconfig_4bit
+    quantized = jitquant.quantize_dynamic_jit(model, {"": qconfig})
+    words, offsets = torch.arange(12), torch.tensor([0, 4])
+    row = measure(model, quantized, iter([(words, offsets)]), "", "report").ops[-1]
+    assert row.becomes == "quantized::embedding_bag_4bit_rowwise_offsets"
+    assert row.weights[0][1].steps == 16
+    assert (row.float_bytes, row.bytes) == (4 * 20 * 16, 20 * 16 // 2)
+
+
+def test_a_recurrent_layer_of_half_precision_has_two_bytes_a_weight() -> None:
+    """Test that bytes are those of the tensors that are held, which the name of the op does not say."""
+    model = torch.jit.script(Words().eval())
+    quantized = jitquant.quantize_dynamic_jit(model, {"": jitquant.float16_dynamic_qconfig})
+    data = measured(model, quantized, torch.arange(12).view(6, 2))
+    lstm = next(op for op in data.ops if op.op == "aten::lstm")
+    assert lstm.becomes
+    assert lstm.bytes * 2 == lstm.float_bytes
+
+
+class Heads(nn.Module):
+    """Three linears of one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(64, 96), nn.Linear(64, 96), nn.Linear(64, 48)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q(x), self.k(x), self.v(x)
+
+
+def test_merged_linears_share_the_time_of_what_they_became(target: str) -> None:
+    """Test that each has the part of the one linear and its split that its rows are, and nothing is over."""
+    model = torch.jit.script(Heads().eval())
+    quantized = jitquant.quantize_dynamic_jit(
+        model, {"": jitquant.per_channel_dynamic_qconfig}, target=target
+    )
+    linear = {"quantized": "quantized::linear_dynamic", "native": "jitquant::linear_dynamic"}[target]
+    data = measured(model, quantized, torch.randn(512, 64))
+    assert [node.op for node in data.graph] == ["input", linear, "aten::split_with_sizes", "output"]
+    q, k, v = (op.us or 0.0 for op in data.ops)
+    assert q == k == pytest.approx(2 * v)
+    assert v > 0
+    assert [row.what for row in data.other_times] == ["between ops"]
+
+
+SPLITS = """
+graph(%self, %x : Tensor):
+  %sizes : int[] = prim::Constant[value=[6, 2]]()
+  %axis : int = prim::Constant[value=-1]()
+  %a : Tensor = aten::relu(%x)
+  %b : Tensor = aten::relu(%x)
+  %p : Tensor[] = aten::split_with_sizes(%a, %sizes, %axis)
+  %q : Tensor[] = aten::split_with_sizes(%b, %sizes, %axis)
+  %c : Tensor = aten::neg(%b)
+  return (%p, %q, %c)"""
+
+
+def test_only_what_feeds_nothing_but_splits_shares_its_time() -> None:
+    """Test the parts of each op, of splits behind a node of their own and behind one that others take too."""
+    graph = Graph(parse_ir(SPLITS, {}), "forward")
+    places = {0: Spot(2, 0), 1: Spot(2, 1), 2: Spot(3, 0), 3: Spot(3, 1), 4: Spot(4, 0), 5: Spot(4, -1)}
+    times, timed = share_times(graph, places, {0: 10.0, 1: 20.0, 2: 6.0, 3: 4.0, 4: 1.0})
+    assert times == {0: 12.0, 1: 4.0, 2: 3.0, 3: 1.0, 4: 1.0, 5: 1.0}
+    assert timed == {0, 2, 3, 4}
+
+
 def test_shares_and_sizes_of_the_whole() -> None:
     model, quantized = pair()
     summary = jitquant.summarize(quantized, IMAGES[0])
@@ -362,6 +500,22 @@ def test_neither_model_is_changed() -> None:
     after = [model(IMAGES[0]), quantized(IMAGES[0]), str(model.graph), str(quantized.graph)]
     assert all(torch.equal(one, other) for one, other in zip(before[:2], after[:2], strict=True))
     assert before[2:] == after[2:]
+
+
+def test_loggers_of_the_numeric_suite_get_nothing() -> None:
+    """Test that models with loggers attached are run without them, and keep them."""
+    model, quantized = pair()
+    calls: list[int] = []
+
+    class Count(ns.Logger):
+        def forward(self, x: Tensor) -> None:
+            calls.append(x.numel())
+
+    ns.prepare_model_outputs(model, quantized, Count)
+    measured(model, quantized, IMAGES[0])
+    assert not calls
+    quantized(IMAGES[0])
+    assert calls
 
 
 def test_values_are_compared_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,6 +623,72 @@ def test_a_model_whose_forward_is_float_is_refused(tmp_path: Path) -> None:
 
 
 # The page in a browser
+
+
+def open_files() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("program", ["/bin/false", "no/such/program", sys.executable])
+def test_a_browser_that_does_not_answer_leaves_nothing_behind(
+    program: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Test that its pipes are closed, its process is gone and its profile too, whatever went wrong."""
+    monkeypatch.setattr("tests.browser.COMMAND", program)
+    monkeypatch.setattr("tests.browser.tempfile.tempdir", str(tmp_path))
+    before = open_files()
+    processes = []
+    start = subprocess.Popen
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        processes.append(start(*arguments, **options))
+        return processes[-1]
+
+    monkeypatch.setattr("tests.browser.subprocess.Popen", note)
+    with pytest.raises((RuntimeError, OSError)), Browser():
+        pass
+    assert processes[0].returncode is not None
+    assert open_files() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_make_says_that_tests_of_the_page_will_skip(tmp_path: Path) -> None:
+    """Test that it does so where there is no browser and no right to install one, and sets no stamp."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "which", "grep", "touch", "make", "mkdir"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    (tools / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tools / "id").chmod(0o755)
+    (tmp_path / "venv").touch()
+    result = subprocess.run(
+        [tools / "make", f"STAMPS={tmp_path}", "-o", tmp_path / "venv", tmp_path / "browser"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+        env={"PATH": str(tools)},
+    )
+    assert "the tests of the page will skip" in result.stdout
+    assert not (tmp_path / "browser").exists()
+
+
+def test_a_missing_browser_is_a_failure_where_it_is_asked_for() -> None:
+    """Test that JITQUANT_NEEDS_BROWSER=1 lets tests of the page run, and fail, where they would skip."""
+    code = "from tests.browser import needs_browser; print(needs_browser.mark.args[0])"
+    for asked, skips in [("", "True"), ("1", "False")]:
+        environment = {**os.environ, "PATH": "/no/such/folder", "JITQUANT_NEEDS_BROWSER": asked}
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=REPOSITORY,
+            env=environment,
+        )
+        assert found.stdout.strip() == skips
+
 
 MANY = 500
 LONG = ".".join(["a_module_with_a_long_name"] * 12)
