@@ -387,6 +387,33 @@ def test_error_in_decibels() -> None:
         ns.compute_error(x, "y")
 
 
+def test_error_is_computed_in_double_precision() -> None:
+    """Test doubles that differ by less than float32 can tell, alone and with the running statistics."""
+    x = torch.ones(4, dtype=torch.float64)
+    assert decibels(x, x + 1e-9) == pytest.approx(180, abs=1e-3)
+    assert running_decibels(x, x + 1e-9) == pytest.approx(180, abs=1e-3)
+    assert decibels([x, x.float()], [x, x.float()]) == math.inf
+
+
+def test_infinities_on_both_sides_are_no_error() -> None:
+    """Test what stands behind masked_fill(-inf), and a value against one that is not finite."""
+    x, y = torch.tensor([3.0, 4.0, -math.inf]), torch.tensor([3.0, 4.5, -math.inf])
+    for measure in (decibels, running_decibels):
+        assert measure(x, y) == pytest.approx(20)
+        assert measure(x, x) == math.inf
+        assert math.isnan(measure(x[2:], y[2:]))
+        assert measure(torch.tensor([math.nan, 2.0]), torch.tensor([math.nan, 2.0])) == math.inf
+        for other in (math.inf, math.nan, 0.0):
+            assert measure(x, torch.tensor([3.0, 4.0, other])) == -math.inf
+            assert measure(torch.tensor([3.0, 4.0, other]), x) == -math.inf
+
+
+def running_decibels(x: Tensor, y: Tensor) -> float:
+    logger = ns.StatisticsLogger()
+    logger(y, x)
+    return logger.stats["sqnr"]
+
+
 def test_each_round_of_a_loop_is_seen(target: str) -> None:
     """Test that a linear in a loop has an entry for each round, in both models and with its shadow."""
     network = Small()
