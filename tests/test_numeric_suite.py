@@ -594,6 +594,135 @@ def test_files_in_a_fresh_process(target: str, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------
+# Ways that depend on the data
+# ------------------------------------------------------------------------------------------------------
+class Until(nn.Module):
+    """A linear that runs until the sum is large enough, and one in a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(4, 4)
+        self.rare = nn.Linear(4, 4)
+        with torch.no_grad():
+            self.step.weight.copy_(torch.diag(torch.tensor([1.71, 1.93, 2.11, 2.03])) + 0.017)
+            self.step.bias.zero_()
+
+    def forward(self, x: Tensor, limit: float) -> Tensor:
+        while float(x.sum()) < limit:
+            x = self.step(x)
+        if float(x.sum()) > 1000:
+            x = self.rare(x)
+        return x
+
+
+def until(target: str) -> tuple[torch.jit.ScriptModule, Any]:
+    model = torch.jit.script(Until().eval())
+    data = [(torch.full((2, 4), 0.1), 10.0), (torch.full((2, 4), 200.0), 10.0)]
+    quantized = jitquant.quantize_jit(
+        model,
+        {"": jitquant.get_default_qconfig()},
+        lambda model: [model(*each) for each in data],
+        [],
+        target=target,
+    )
+    return model, quantized
+
+
+def test_modules_that_did_not_run_have_no_entry(target: str) -> None:
+    """Test that a branch which is not taken leaves nothing, and one that is taken does."""
+    model, quantized = until(target)
+    compare = functools.partial(ns.compare_model_stub, model, quantized, [nn.Linear])
+    assert compare(torch.full((2, 4), 0.1), 3.0).keys() == {"step.stats"}
+    assert compare(torch.full((2, 4), 200.0), 3.0).keys() == {"rare.stats"}
+
+
+def test_loops_that_part_are_refused(target: str) -> None:
+    """Test that a loop which ends sooner in one of the models is told of, and no logger sees part of it."""
+    model, quantized = until(target)
+    x = torch.linspace(0.1, 0.17, 8).reshape(2, 4)
+    last = ns.compare_model_stub(model, quantized, ["step"], x, 3.0)["step.stats"]
+    ends = [float(plain(last[side][-1]).sum()) for side in ("float", "quantized")]
+    assert ends[0] != ends[1]
+    limit = sum(ends) / 2  # the one model is above it after as many rounds, and the other is not
+    with pytest.raises(
+        QuantizationError,
+        match=r"compare_model_stub: step of the quantized model ran \d times, and its shadow",
+    ):
+        ns.compare_model_stub(model, quantized, [nn.Linear], x, limit)
+    ns.prepare_model_with_stubs(model, quantized, [nn.Linear])
+    with pytest.raises(QuantizationError, match="pass data on which both models go the same way"):
+        quantized(x, limit)
+    assert ns.get_logger_dict(quantized)["step.stats"] == {"float": [], "quantized": []}
+
+
+def test_prepared_models_take_arguments_by_name(target: str) -> None:
+    """Test that a prepared model is called as the model is."""
+    model, quantized = small(target)
+    image, times = BATCHES[0]
+    expected = [each(image, times) for each in (model, quantized)]
+    ns.prepare_model_outputs(model, quantized)
+    for each, result in zip((model, quantized), expected, strict=True):
+        assert torch.equal(each(image, times=times), result)
+        assert torch.equal(each(times=times, x=image), result)
+        with pytest.raises(QuantizationError, match="the model cannot be called with this data"):
+            each(image, rounds=times)
+    assert len(ns.get_matching_activations(model, quantized)["conv.stats"]["float"]) == 2
+    ns.prepare_model_with_stubs(model, quantized, [nn.Linear])
+    assert torch.equal(quantized(times=times, x=image), expected[1])
+    assert len(ns.get_logger_dict(quantized)["first.stats"]["float"]) == 1
+
+
+def test_models_that_were_not_prepared_together_are_refused(target: str) -> None:
+    """Test that loggers of another preparation are not taken for a counterpart."""
+    model, one = small(target)
+    other = small(target)[1]
+    ns.prepare_model_outputs(model, one)
+    ns.prepare_model_outputs(model, other)
+    run_on_all(model, other)
+    one(*BATCHES[0])
+    with pytest.raises(QuantizationError, match="get_matching_activations: the two models were not prepared"):
+        ns.get_matching_activations(model, one)
+    ns.prepare_model_with_stubs(model, other, [nn.Linear])
+    with pytest.raises(QuantizationError, match="pass both to one prepare_model_outputs"):
+        ns.get_matching_activations(model, other)
+
+
+class WithEncode(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    @torch.jit.export
+    def encode(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+def test_models_whose_forward_stayed_float_are_refused(target: str) -> None:
+    """Test that the cause and the remedy are named where another method alone was quantized."""
+    model = torch.jit.script(WithEncode().eval())
+    x = torch.rand(2, 4)
+    quantized = jitquant.quantize_jit(
+        model,
+        {"": jitquant.get_default_qconfig()},
+        lambda model: model.encode(x),
+        [],
+        target=target,
+        methods=["encode"],
+    )
+    for run in (
+        lambda: ns.compare_model_outputs(model, quantized, x),
+        lambda: ns.prepare_model_outputs(model, quantized),
+        lambda: ns.compare_model_stub(model, quantized, [nn.Linear], x),
+        lambda: ns.prepare_model_with_stubs(model, quantized, [nn.Linear]),
+    ):
+        with pytest.raises(QuantizationError, match=r"forward of the quantized model is not .* methods="):
+            run()
+
+
+# ------------------------------------------------------------------------------------------------------
 # What is refused
 # ------------------------------------------------------------------------------------------------------
 def each_comparison(model: Any, quantized: Any) -> list[Any]:
