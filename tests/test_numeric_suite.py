@@ -9,7 +9,10 @@ import gc
 import math
 import subprocess
 import sys
+import warnings
 import weakref
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 import jitquant
 import jitquant.numeric_suite as ns
 from jitquant import QuantizationError
+from jitquant.numeric_suite.blocks import Block, Borders, Entry
 from tests.graphs import saved_and_loaded
 from tests.marks import needs_native
 from tests.networks import REPOSITORY, make_batch_norms_uneven, resnet18, torchvision_models
@@ -653,6 +657,32 @@ def test_loops_that_part_are_refused(target: str) -> None:
     with pytest.raises(QuantizationError, match="pass data on which both models go the same way"):
         quantized(x, limit)
     assert ns.get_logger_dict(quantized)["step.stats"] == {"float": [], "quantized": []}
+
+
+def test_shadows_on_values_of_the_float_model_are_told_of(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test the warning where an input is not found in the integer model: once, with the module's name."""
+    model, quantized = small(target)
+    find = Borders.entries
+
+    def entries(borders: Borders, block: Block) -> Iterator[Entry]:
+        for entry in find(borders, block):
+            lost = block.name in ("conv", "second")
+            yield replace(entry, result=-1, producer=-1) if lost else entry
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # every input is found
+        ns.compare_model_stub(model, quantized, [nn.Conv2d, nn.Linear], *BATCHES[0])
+    monkeypatch.setattr(Borders, "entries", entries)
+    ns.prepare_model_with_stubs(model, quantized, [nn.Conv2d, nn.Linear])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for batch in BATCHES:
+            quantized(*batch)
+    # The convolution takes what the user gave, which is the same in both models.
+    assert len(told) == 1
+    assert "the shadow of second runs on the float model's own value" in str(told[0].message)
 
 
 def test_prepared_models_take_arguments_by_name(target: str) -> None:

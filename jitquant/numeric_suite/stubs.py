@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from jitquant.checks import check_script_module
 from jitquant.errors import QuantizationError
@@ -66,7 +68,9 @@ def prepare_model_with_stubs(
     dequantized, and gives what the logger sees beside the quantized result: the error of this module alone,
     and none of those before it. Where an op of the module is fused with ops behind it, those belong to it, as
     a relu does to a linear. Of modules that give several tensors the last one is compared. Modules in which
-    all stays float have no shadow.
+    all stays float have no shadow. Where it is not known what the integer model has in the place of an
+    input, as within a node that stands for several ops, the shadow runs on the float model's own value of
+    it, errors before the module show in the comparison, and a warning names the module, once.
 
     Calls of the quantized model run a copy with the shadows, without gradients; what ``torch.jit.save``
     writes is the model as it was. To prepare once more begins anew.
@@ -113,7 +117,10 @@ class _Shadows:
         origins = origins_of(quantized, caller)
         borders = Borders(self._matched.ops, producers, origins, self._matched.with_several_results())
         self._exits = {i: block.name for block in blocks for i in borders.exits(block)}
-        self._entries = [entry for block in blocks for entry in borders.entries(block)]
+        entries = [(block.name, entry) for block in blocks for entry in borders.entries(block)]
+        self._entries = [entry for _, entry in entries]
+        self._takers = {(entry.op, entry.slot): name for name, entry in entries}
+        self._warned: set[str] = set()
         self._watch(quantized)
         self.loggers: dict[str, Logger] = {block.name: logger_cls() for block in blocks}
         self.ran: set[str] = set()  # those with a logger that saw something
@@ -187,10 +194,15 @@ class _Shadows:
     ) -> dict[int, list[Tensor]]:
         """What the shadows give at these ops."""
         found: dict[int, list[Tensor]] = defaultdict(list)
+        given = [leaf for leaf in tree_leaves((data, named)) if isinstance(leaf, Tensor)]
+        without: set[str] = set()
 
         def replace(op: int, slot: int, value: Tensor) -> Tensor | None:
             waiting = entering.get((op, slot))
             if not waiting or waiting[0].shape != value.shape:
+                name = self._takers.get((op, slot))
+                if name is not None and not _is_among(value, given):
+                    without.add(name)
                 return None
             # What comes from outside of a loop is given once, and taken more often.
             return waiting.popleft() if len(waiting) > 1 else waiting[0]
@@ -200,7 +212,19 @@ class _Shadows:
                 found[index].append(own(value))
 
         call(self._float, data, self._caller, kwargs=named, on_output=see, substitute=replace)
+        self._warn_of(without & {self._exits[index] for index in results})
         return found
+
+    def _warn_of(self, names: set[str]) -> None:
+        """Warns, once for each module, that its shadow took a value of the float model's own."""
+        for name in sorted(names - self._warned):
+            self._warned.add(name)
+            warnings.warn(
+                f"{self._caller}: the shadow of {name} runs on the float model's own value of an input, as "
+                "it is not known what the integer model has in its place; errors before the module show in the "
+                "comparison. Name a module around it instead",
+                stacklevel=2,
+            )
 
     def _input(self, entry: Entry, value: Tensor) -> Tensor:
         """What the float op takes in the place of what the integer one took."""
@@ -218,3 +242,8 @@ class _Shadows:
     def _output(self, index: int, value: Tensor) -> Tensor:
         divisors = self._matched.divisors.get(index)
         return own(value) if divisors is None else as_float(value) * divisors
+
+
+def _is_among(value: Tensor, given: list[Tensor]) -> bool:
+    """Whether it is what the user gave, which is the same in both models."""
+    return any(value.data_ptr() == each.data_ptr() and value.shape == each.shape for each in given)
