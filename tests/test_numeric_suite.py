@@ -659,6 +659,53 @@ def test_loops_that_part_are_refused(target: str) -> None:
     assert ns.get_logger_dict(quantized)["step.stats"] == {"float": [], "quantized": []}
 
 
+class TwoOfAKind(nn.Module):
+    """Two equal ops on one line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.fc(torch.sigmoid(x) + torch.sigmoid(y))
+
+
+class CalledTwice(nn.Module):
+    """Calls such a block once, and another one twice in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.once = TwoOfAKind()
+        self.twice = TwoOfAKind()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.once(x, x + 1)
+        return self.twice(self.twice(x, x), x)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_calls_of_a_module_are_told_apart(target: str, form: str) -> None:
+    """Test that a block with two equal ops on one line is one call, and that one called twice is two."""
+    torch.manual_seed(0)
+    network, x = CalledTwice().eval(), torch.rand(8, 4)
+    model = in_form(network, form, x)
+    quantized = jitquant.quantize_jit(
+        model, {"": jitquant.get_default_qconfig()}, lambda model: model(x), [], target=target
+    )
+    stubs = ns.compare_model_stub(model, quantized, [TwoOfAKind], x)
+    assert stubs.keys() == {"once.stats", "twice.stats", "twice_1.stats"}
+    for pair in stubs.values():
+        assert len(pair["float"]) == len(pair["quantized"]) == 1
+        assert decibels(pair["float"], pair["quantized"]) > 30
+    if target == "native":
+        return  # it fuses the sigmoid behind a block with the linear in it, so no block gives its own value
+    entering = [plain(stubs[key]["quantized"][0]) for key in ("once.stats", "twice.stats")]
+    with torch.no_grad():
+        expected = [network.twice(entering[0], entering[0]), network.twice(entering[1], entering[0])]
+    for key, value in zip(("twice.stats", "twice_1.stats"), expected, strict=True):
+        torch.testing.assert_close(stubs[key]["float"][0], value, rtol=1e-3, atol=1e-3)
+
+
 def test_shadows_on_values_of_the_float_model_are_told_of(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,8 +221,8 @@ class _Shadows:
             self._warned.add(name)
             warnings.warn(
                 f"{self._caller}: the shadow of {name} runs on the float model's own value of an input, as "
-                "it is not known what the integer model has in its place; errors before the module show in the "
-                "comparison. Name a module around it instead",
+                "it is not known what the integer model has in its place; errors before the module show in "
+                "the comparison. Name a module around it instead",
                 stacklevel=2,
             )
 
