@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -222,11 +222,13 @@ class Watched:
         substitute: Substitute | None = None,
         *,
         method: str = "forward",
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Runs the model without gradients and returns what it returns.
 
         Args:
             inputs: what the method takes.
+            kwargs: what it takes by name.
             on_output: called as ``on_output(number, value)`` as soon as an op has run; more than once in a
                 loop.
             on_inputs: called as ``on_inputs(number, values)`` right before an op runs.
@@ -257,7 +259,7 @@ class Watched:
 
         unoptimized = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
         with torch.no_grad(), unoptimized, _watching(see, replace):
-            return getattr(self._module, method)(*inputs)
+            return getattr(self._module, method)(*inputs, **(kwargs or {}))
 
     def _is_seen(self, place: _Place) -> bool:
         """Whether the value stands in the graph as a tensor: not within a fused op, nor in a growing list."""

@@ -9,7 +9,10 @@ import gc
 import math
 import subprocess
 import sys
+import warnings
 import weakref
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 import jitquant
 import jitquant.numeric_suite as ns
 from jitquant import QuantizationError
+from jitquant.numeric_suite.blocks import Block, Borders, Entry
 from tests.graphs import saved_and_loaded
 from tests.marks import needs_native
 from tests.networks import REPOSITORY, make_batch_norms_uneven, resnet18, torchvision_models
@@ -387,6 +391,33 @@ def test_error_in_decibels() -> None:
         ns.compute_error(x, "y")
 
 
+def test_error_is_computed_in_double_precision() -> None:
+    """Test doubles that differ by less than float32 can tell, alone and with the running statistics."""
+    x = torch.ones(4, dtype=torch.float64)
+    assert decibels(x, x + 1e-9) == pytest.approx(180, abs=1e-3)
+    assert running_decibels(x, x + 1e-9) == pytest.approx(180, abs=1e-3)
+    assert decibels([x, x.float()], [x, x.float()]) == math.inf
+
+
+def test_infinities_on_both_sides_are_no_error() -> None:
+    """Test what stands behind masked_fill(-inf), and a value against one that is not finite."""
+    x, y = torch.tensor([3.0, 4.0, -math.inf]), torch.tensor([3.0, 4.5, -math.inf])
+    for measure in (decibels, running_decibels):
+        assert measure(x, y) == pytest.approx(20)
+        assert measure(x, x) == math.inf
+        assert math.isnan(measure(x[2:], y[2:]))
+        assert measure(torch.tensor([math.nan, 2.0]), torch.tensor([math.nan, 2.0])) == math.inf
+        for other in (math.inf, math.nan, 0.0):
+            assert measure(x, torch.tensor([3.0, 4.0, other])) == -math.inf
+            assert measure(torch.tensor([3.0, 4.0, other]), x) == -math.inf
+
+
+def running_decibels(x: Tensor, y: Tensor) -> float:
+    logger = ns.StatisticsLogger()
+    logger(y, x)
+    return logger.stats["sqnr"]
+
+
 def test_each_round_of_a_loop_is_seen(target: str) -> None:
     """Test that a linear in a loop has an entry for each round, in both models and with its shadow."""
     network = Small()
@@ -564,6 +595,208 @@ def test_files_in_a_fresh_process(target: str, tmp_path: Path) -> None:
         | ns.compare_model_stub(model, quantized, ["Linear"], *BATCHES[0])
     ).items():
         assert found[key] == pytest.approx(decibels(pair["float"], pair["quantized"]), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------
+# Ways that depend on the data
+# ------------------------------------------------------------------------------------------------------
+class Until(nn.Module):
+    """A linear that runs until the sum is large enough, and one in a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(4, 4)
+        self.rare = nn.Linear(4, 4)
+        with torch.no_grad():
+            self.step.weight.copy_(torch.diag(torch.tensor([1.71, 1.93, 2.11, 2.03])) + 0.017)
+            self.step.bias.zero_()
+
+    def forward(self, x: Tensor, limit: float) -> Tensor:
+        while float(x.sum()) < limit:
+            x = self.step(x)
+        if float(x.sum()) > 1000:
+            x = self.rare(x)
+        return x
+
+
+def until(target: str) -> tuple[torch.jit.ScriptModule, Any]:
+    model = torch.jit.script(Until().eval())
+    data = [(torch.full((2, 4), 0.1), 10.0), (torch.full((2, 4), 200.0), 10.0)]
+    quantized = jitquant.quantize_jit(
+        model,
+        {"": jitquant.get_default_qconfig()},
+        lambda model: [model(*each) for each in data],
+        [],
+        target=target,
+    )
+    return model, quantized
+
+
+def test_modules_that_did_not_run_have_no_entry(target: str) -> None:
+    """Test that a branch which is not taken leaves nothing, and one that is taken does."""
+    model, quantized = until(target)
+    compare = functools.partial(ns.compare_model_stub, model, quantized, [nn.Linear])
+    assert compare(torch.full((2, 4), 0.1), 3.0).keys() == {"step.stats"}
+    assert compare(torch.full((2, 4), 200.0), 3.0).keys() == {"rare.stats"}
+
+
+def test_loops_that_part_are_refused(target: str) -> None:
+    """Test that a loop which ends sooner in one of the models is told of, and no logger sees part of it."""
+    model, quantized = until(target)
+    x = torch.linspace(0.1, 0.17, 8).reshape(2, 4)
+    last = ns.compare_model_stub(model, quantized, ["step"], x, 3.0)["step.stats"]
+    ends = [float(plain(last[side][-1]).sum()) for side in ("float", "quantized")]
+    assert ends[0] != ends[1]
+    limit = sum(ends) / 2  # the one model is above it after as many rounds, and the other is not
+    with pytest.raises(
+        QuantizationError,
+        match=r"compare_model_stub: step of the quantized model ran \d times, and its shadow",
+    ):
+        ns.compare_model_stub(model, quantized, [nn.Linear], x, limit)
+    ns.prepare_model_with_stubs(model, quantized, [nn.Linear])
+    with pytest.raises(QuantizationError, match="pass data on which both models go the same way"):
+        quantized(x, limit)
+    assert ns.get_logger_dict(quantized)["step.stats"] == {"float": [], "quantized": []}
+
+
+class TwoOfAKind(nn.Module):
+    """Two equal ops on one line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.fc(torch.sigmoid(x) + torch.sigmoid(y))
+
+
+class CalledTwice(nn.Module):
+    """Calls such a block once, and another one twice in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.once = TwoOfAKind()
+        self.twice = TwoOfAKind()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.once(x, x + 1)
+        return self.twice(self.twice(x, x), x)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_calls_of_a_module_are_told_apart(target: str, form: str) -> None:
+    """Test that a block with two equal ops on one line is one call, and that one called twice is two."""
+    torch.manual_seed(0)
+    network, x = CalledTwice().eval(), torch.rand(8, 4)
+    model = in_form(network, form, x)
+    quantized = jitquant.quantize_jit(
+        model, {"": jitquant.get_default_qconfig()}, lambda model: model(x), [], target=target
+    )
+    stubs = ns.compare_model_stub(model, quantized, [TwoOfAKind], x)
+    assert stubs.keys() == {"once.stats", "twice.stats", "twice_1.stats"}
+    for pair in stubs.values():
+        assert len(pair["float"]) == len(pair["quantized"]) == 1
+        assert decibels(pair["float"], pair["quantized"]) > 30
+    if target == "native":
+        return  # it fuses the sigmoid behind a block with the linear in it, so no block gives its own value
+    entering = [plain(stubs[key]["quantized"][0]) for key in ("once.stats", "twice.stats")]
+    with torch.no_grad():
+        expected = [network.twice(entering[0], entering[0]), network.twice(entering[1], entering[0])]
+    for key, value in zip(("twice.stats", "twice_1.stats"), expected, strict=True):
+        torch.testing.assert_close(stubs[key]["float"][0], value, rtol=1e-3, atol=1e-3)
+
+
+def test_shadows_on_values_of_the_float_model_are_told_of(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test the warning where an input is not found in the integer model: once, with the module's name."""
+    model, quantized = small(target)
+    find = Borders.entries
+
+    def entries(borders: Borders, block: Block) -> Iterator[Entry]:
+        for entry in find(borders, block):
+            lost = block.name in ("conv", "second")
+            yield replace(entry, result=-1, producer=-1) if lost else entry
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # every input is found
+        ns.compare_model_stub(model, quantized, [nn.Conv2d, nn.Linear], *BATCHES[0])
+    monkeypatch.setattr(Borders, "entries", entries)
+    ns.prepare_model_with_stubs(model, quantized, [nn.Conv2d, nn.Linear])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for batch in BATCHES:
+            quantized(*batch)
+    # The convolution takes what the user gave, which is the same in both models.
+    assert len(told) == 1
+    assert "the shadow of second runs on the float model's own value" in str(told[0].message)
+
+
+def test_prepared_models_take_arguments_by_name(target: str) -> None:
+    """Test that a prepared model is called as the model is."""
+    model, quantized = small(target)
+    image, times = BATCHES[0]
+    expected = [each(image, times) for each in (model, quantized)]
+    ns.prepare_model_outputs(model, quantized)
+    for each, result in zip((model, quantized), expected, strict=True):
+        assert torch.equal(each(image, times=times), result)
+        assert torch.equal(each(times=times, x=image), result)
+        with pytest.raises(QuantizationError, match="the model cannot be called with this data"):
+            each(image, rounds=times)
+    assert len(ns.get_matching_activations(model, quantized)["conv.stats"]["float"]) == 2
+    ns.prepare_model_with_stubs(model, quantized, [nn.Linear])
+    assert torch.equal(quantized(times=times, x=image), expected[1])
+    assert len(ns.get_logger_dict(quantized)["first.stats"]["float"]) == 1
+
+
+def test_models_that_were_not_prepared_together_are_refused(target: str) -> None:
+    """Test that loggers of another preparation are not taken for a counterpart."""
+    model, one = small(target)
+    other = small(target)[1]
+    ns.prepare_model_outputs(model, one)
+    ns.prepare_model_outputs(model, other)
+    run_on_all(model, other)
+    one(*BATCHES[0])
+    with pytest.raises(QuantizationError, match="get_matching_activations: the two models were not prepared"):
+        ns.get_matching_activations(model, one)
+    ns.prepare_model_with_stubs(model, other, [nn.Linear])
+    with pytest.raises(QuantizationError, match="pass both to one prepare_model_outputs"):
+        ns.get_matching_activations(model, other)
+
+
+class WithEncode(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    @torch.jit.export
+    def encode(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+def test_models_whose_forward_stayed_float_are_refused(target: str) -> None:
+    """Test that the cause and the remedy are named where another method alone was quantized."""
+    model = torch.jit.script(WithEncode().eval())
+    x = torch.rand(2, 4)
+    quantized = jitquant.quantize_jit(
+        model,
+        {"": jitquant.get_default_qconfig()},
+        lambda model: model.encode(x),
+        [],
+        target=target,
+        methods=["encode"],
+    )
+    for run in (
+        lambda: ns.compare_model_outputs(model, quantized, x),
+        lambda: ns.prepare_model_outputs(model, quantized),
+        lambda: ns.compare_model_stub(model, quantized, [nn.Linear], x),
+        lambda: ns.prepare_model_with_stubs(model, quantized, [nn.Linear]),
+    ):
+        with pytest.raises(QuantizationError, match=r"forward of the quantized model is not .* methods="):
+            run()
 
 
 # ------------------------------------------------------------------------------------------------------

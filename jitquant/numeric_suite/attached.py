@@ -14,13 +14,29 @@ from jitquant.errors import QuantizationError
 from jitquant.numeric_suite.loggers import Logger
 
 _LOGGERS = "_numeric_suite_loggers"
+_PREPARATION = "_numeric_suite_preparation"
 
 
-def attach(module: torch.jit.ScriptModule, call: Callable[..., Any], loggers: Mapping[str, Logger]) -> None:
-    """From now on calling the module is `call`; what was attached before is gone."""
+def attach(
+    module: torch.jit.ScriptModule,
+    call: Callable[..., Any],
+    loggers: Mapping[str, Logger],
+    preparation: object,
+) -> None:
+    """From now on calling the module is `call`; what was attached before is gone.
+
+    Args:
+        preparation: the same object for models that are prepared together.
+    """
     # Beside the module's attributes: assigning would compile them into it.
     module.__dict__["forward"] = call
     module.__dict__[_LOGGERS] = loggers
+    module.__dict__[_PREPARATION] = preparation
+
+
+def are_prepared_together(one: torch.jit.ScriptModule, other: torch.jit.ScriptModule) -> bool:
+    """Whether the loggers of two prepared models come from the same call."""
+    return one.__dict__[_PREPARATION] is other.__dict__[_PREPARATION]
 
 
 def get_logger_dict(mod: torch.jit.ScriptModule, prefix: str = "") -> dict[str, dict[str, Any]]:

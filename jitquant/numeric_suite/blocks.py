@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from jitquant.numeric_suite.selection import is_within
 from jitquant.watch import WatchedOp
@@ -42,27 +43,24 @@ def blocks_at(ops: Sequence[WatchedOp], paths: Sequence[str]) -> list[Block]:
 
 
 def _calls(ops: Sequence[WatchedOp], path: str) -> Iterator[list[int]]:
-    """Calls are inlined, so a module called twice is there twice: it begins again where its first op does."""
-    call: list[int] = []
-    for op in ops:
-        inside = is_within(op.module, path)
-        begins = bool(call) and inside and _same(ops[call[0]], op)
-        if call and (begins or not inside):
-            yield call
-            call = []
+    """Calls are inlined, so a module called n times in a row is there as n times the same ops.
+
+    That a single op comes again says nothing: a block may well have two of a kind on one source line. A
+    block that is nothing but such, ``fc(fc(x))``, is taken for two calls; one whose calls took different
+    ways, fixed in the graph, for one.
+    """
+    for inside, run in groupby(ops, lambda op: is_within(op.module, path)):
         if inside:
-            call.append(op.index)
-    if call:
-        yield call
+            yield from _repetitions(list(run))
 
 
-def _same(one: WatchedOp, other: WatchedOp) -> bool:
-    return (one.method, one.module, one.op, one.source) == (
-        other.method,
-        other.module,
-        other.op,
-        other.source,
-    )
+def _repetitions(run: list[WatchedOp]) -> Iterator[list[int]]:
+    """The shortest parts that are all alike; the whole where there are none."""
+    marks = [(op.method, op.module, op.op, op.source) for op in run]
+    lengths = (n for n in range(1, len(run) + 1) if len(run) % n == 0)
+    length = next(n for n in lengths if marks[n:] == marks[:-n])
+    for begin in range(0, len(run), length):
+        yield [op.index for op in run[begin : begin + length]]
 
 
 def _with_fused(ops: Sequence[WatchedOp], call: list[int]) -> set[int]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from jitquant.errors import QuantizationError
-from jitquant.watch import Watched
+from jitquant.watch import Watched, WatchedOp
+
+
+def check_forward(ops: Iterable[WatchedOp], caller: str) -> None:
+    """Raises QuantizationError where nothing of forward, which is what runs, was quantized."""
+    if all(op.method != "forward" for op in ops):
+        raise QuantizationError(
+            f"{caller}: forward of the quantized model is not quantized; {caller} compares what forward "
+            "computes, so name it in methods= of quantize_jit"
+        )
 
 
 def call(
@@ -16,6 +25,7 @@ def call(
     inputs: tuple[Any, ...],
     caller: str,
     *,
+    kwargs: Mapping[str, Any] | None = None,
     on_output: Callable[[int, Tensor], None] | None = None,
     on_inputs: Callable[[int, list[Tensor]], None] | None = None,
     substitute: Callable[[int, int, Tensor], Tensor | None] | None = None,
@@ -40,7 +50,9 @@ def call(
         return None if callback is None else run
 
     try:
-        result = watched.run(inputs, guarded(on_output), guarded(on_inputs), guarded(substitute))
+        result = watched.run(
+            inputs, guarded(on_output), guarded(on_inputs), guarded(substitute), kwargs=kwargs
+        )
     except (RuntimeError, TypeError) as error:
         if raised:
             raise raised[0] from None

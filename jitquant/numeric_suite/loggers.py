@@ -6,7 +6,6 @@ They are plain Python modules, and are never compiled.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from jitquant.errors import QuantizationError
 from jitquant.numeric_suite.running import RunningStatistics
+from jitquant.numeric_suite.sqnr import as_double, decibels_of, energies_of, error_of
 
 LoggerClass = Callable[[], "Logger"]
 
@@ -82,19 +82,16 @@ class StatisticsLogger(Logger):
     def __init__(self, bins: int = 256) -> None:
         super().__init__()
         self._running = {name: RunningStatistics(bins) for name in ("float", "quantized", "error")}
+        self._signal = self._noise = 0.0  # sums of squares
 
     def forward(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]
-        x, y = as_float(x), as_float(y)
-        for name, values in (("float", y), ("quantized", x), ("error", x - y)):
-            self._running[name].add(values)
+        for name, values in (("float", y), ("quantized", x), ("error", error_of(y, x))):
+            self._running[name].add(as_double(values))
+        signal, noise = energies_of(y, x)
+        self._signal += signal
+        self._noise += noise
         self.stats = {name: running.as_dict() for name, running in self._running.items()}
-        self.stats["sqnr"] = self._sqnr()
-
-    def _sqnr(self) -> float:
-        signal, noise = (self._running[name].sum_of_squares for name in ("float", "error"))
-        if noise == 0:
-            return math.inf if signal else math.nan
-        return 10 * math.log10(signal / noise) if signal else -math.inf
+        self.stats["sqnr"] = decibels_of(self._signal, self._noise)
 
 
 def as_float(x: Tensor) -> Tensor:

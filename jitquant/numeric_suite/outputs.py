@@ -11,8 +11,8 @@ from torch import Tensor
 
 from jitquant.checks import check_script_module
 from jitquant.errors import QuantizationError
-from jitquant.numeric_suite.attached import attach, get_logger_dict
-from jitquant.numeric_suite.calls import call, own
+from jitquant.numeric_suite.attached import are_prepared_together, attach, get_logger_dict
+from jitquant.numeric_suite.calls import call, check_forward, own
 from jitquant.numeric_suite.loggers import (
     Logger,
     LoggerClass,
@@ -81,12 +81,12 @@ def prepare_model_outputs(
 
     Raises:
         QuantizationError: for an eager module, a quantized model that jitquant did not make, one made with
-            ``debug``, one that was not made of `float_module`; for a wrong `logger_cls`, and for an
-            `allow_list` with something that the model does not have.
+            ``debug``, one that was not made of `float_module`, one whose forward was not quantized; for a
+            wrong `logger_cls`, and for an `allow_list` with something that the model does not have.
     """
     outputs = _Outputs(float_module, q_module, logger_cls, allow_list, "prepare_model_outputs")
-    attach(float_module, outputs.run_float, outputs.float_loggers)
-    attach(q_module, outputs.run_quantized, outputs.quantized_loggers)
+    attach(float_module, outputs.run_float, outputs.float_loggers, outputs)
+    attach(q_module, outputs.run_quantized, outputs.quantized_loggers, outputs)
 
 
 def get_matching_activations(
@@ -100,9 +100,16 @@ def get_matching_activations(
         both themselves. Ops that did not run are left out.
 
     Raises:
-        QuantizationError: for models that were not prepared.
+        QuantizationError: for models that were not prepared, or not together.
     """
-    return _matching(get_logger_dict(float_module), get_logger_dict(q_module))
+    of_float, of_quantized = get_logger_dict(float_module), get_logger_dict(q_module)
+    if not are_prepared_together(float_module, q_module):
+        raise QuantizationError(
+            "get_matching_activations: the two models were not prepared together, or one of them once more "
+            "since; pass both to one prepare_model_outputs, call them, and read what they gave before either "
+            "is prepared again"
+        )
+    return _matching(of_float, of_quantized)
 
 
 class _Outputs:
@@ -121,6 +128,7 @@ class _Outputs:
         check_logger_class(logger_cls, caller)
         self._caller = caller
         matched = Matched(float_model, quantized, caller)
+        check_forward(matched.ops, caller)
         paths = None if allow_list is None else chosen_modules(float_model, allow_list, caller, "allow_list")
         self._names = matched.result_names(paths)
         self._divisors = matched.divisors
@@ -132,7 +140,7 @@ class _Outputs:
         self.float_loggers: dict[str, Logger] = {} if self._pairs else {name: logger_cls() for name in names}
         self.quantized_loggers: dict[str, Logger] = {name: logger_cls() for name in names}
 
-    def run_float(self, *data: Any) -> Any:
+    def run_float(self, /, *data: Any, **named: Any) -> Any:
         held: dict[int, deque[Tensor]] = {}
 
         def see(index: int, value: Tensor) -> None:
@@ -141,11 +149,11 @@ class _Outputs:
             else:
                 self.float_loggers[self._names[index]](own(value))
 
-        result = call(self._float, data, self._caller, on_output=see)
+        result = call(self._float, data, self._caller, kwargs=named, on_output=see)
         self._held = held
         return result
 
-    def run_quantized(self, *data: Any) -> Any:
+    def run_quantized(self, /, *data: Any, **named: Any) -> Any:
         if self._pairs and self._held is None:
             raise QuantizationError(
                 f"{self._caller}: these loggers compare pairs, and the float model was not called before; "
@@ -161,7 +169,7 @@ class _Outputs:
             else:
                 logger(value)
 
-        result = call(self._quantized, data, self._caller, on_output=see)
+        result = call(self._quantized, data, self._caller, kwargs=named, on_output=see)
         self._held = None
         return result
 

@@ -28,11 +28,11 @@ class RunningStatistics:
         self._observer = HistogramObserver(bins=bins)
 
     def add(self, values: Tensor) -> None:
-        """Takes float values of any shape."""
+        """Takes values of any shape, float32 or float64; the ends and the histogram are those in float32."""
         self.count += values.numel()
         self.sum += float(values.sum(dtype=torch.float64))
         self.sum_of_squares += float(values.double().square().sum())
-        self._observer(values)
+        self._observer(values.float())
 
     def as_dict(self) -> dict[str, Any]:
         """Count, min, max, mean and mean_square as numbers; histogram and edges as tensors.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from jitquant.checks import check_script_module
+from jitquant.errors import QuantizationError
 from jitquant.numeric_suite.attached import attach
 from jitquant.numeric_suite.blocks import Borders, Entry, blocks_at
-from jitquant.numeric_suite.calls import call, own
+from jitquant.numeric_suite.calls import call, check_forward, own
 from jitquant.numeric_suite.loggers import (
     Logger,
     LoggerClass,
@@ -43,14 +46,14 @@ def compare_model_stub(
 
     Returns:
         For each module, as ``layer1.0.stats``, the logger's ``stats``: of a ``ShadowLogger`` a dict with
-        ``'float'`` and ``'quantized'``, lists of tensors.
+        ``'float'`` and ``'quantized'``, lists of tensors. Modules that did not run are left out.
 
     Raises:
         QuantizationError: as ``prepare_model_with_stubs`` does, and where forward does not take the data.
     """
     shadows = _Shadows(float_model, q_model, module_swap_list, logger_cls, "compare_model_stub")
     shadows.run(*data)
-    return {f"{name}.stats": logger.stats for name, logger in shadows.loggers.items()}
+    return {f"{name}.stats": shadows.loggers[name].stats for name in shadows.loggers if name in shadows.ran}
 
 
 def prepare_model_with_stubs(
@@ -65,7 +68,9 @@ def prepare_model_with_stubs(
     dequantized, and gives what the logger sees beside the quantized result: the error of this module alone,
     and none of those before it. Where an op of the module is fused with ops behind it, those belong to it, as
     a relu does to a linear. Of modules that give several tensors the last one is compared. Modules in which
-    all stays float have no shadow.
+    all stays float have no shadow. Where it is not known what the integer model has in the place of an
+    input, as within a node that stands for several ops, the shadow runs on the float model's own value of
+    it, errors before the module show in the comparison, and a warning names the module, once.
 
     Calls of the quantized model run a copy with the shadows, without gradients; what ``torch.jit.save``
     writes is the model as it was. To prepare once more begins anew.
@@ -81,11 +86,12 @@ def prepare_model_with_stubs(
 
     Raises:
         QuantizationError: for an eager module, a quantized model that jitquant did not make, one made with
-            ``debug``, one that was not made of `float_module`; for a wrong `logger_cls`, and for what is in
-            the list and not in the model.
+            ``debug``, one that was not made of `float_module`, one whose forward was not quantized; for a
+            wrong `logger_cls`, and for what is in the list and not in the model. A call raises it where a
+            module runs another number of times in the one model than in the other.
     """
     shadows = _Shadows(float_module, q_module, module_swap_list, logger_cls, "prepare_model_with_stubs")
-    attach(q_module, shadows.run, shadows.loggers)
+    attach(q_module, shadows.run, shadows.loggers, shadows)
 
 
 class _Shadows:
@@ -104,15 +110,20 @@ class _Shadows:
         check_logger_class(logger_cls, caller, values=(2,))
         self._caller = caller
         self._matched = Matched(float_model, quantized, caller)
+        check_forward(self._matched.ops, caller)
         paths = chosen_modules(float_model, module_swap_list, caller, "module_swap_list")
         blocks = blocks_at(self._matched.ops, paths)
         producers = Watched(self._matched.twin, quantized, outputs=()).producers
         origins = origins_of(quantized, caller)
         borders = Borders(self._matched.ops, producers, origins, self._matched.with_several_results())
         self._exits = {i: block.name for block in blocks for i in borders.exits(block)}
-        self._entries = [entry for block in blocks for entry in borders.entries(block)]
+        entries = [(block.name, entry) for block in blocks for entry in borders.entries(block)]
+        self._entries = [entry for _, entry in entries]
+        self._takers = {(entry.op, entry.slot): name for name, entry in entries}
+        self._warned: set[str] = set()
         self._watch(quantized)
         self.loggers: dict[str, Logger] = {block.name: logger_cls() for block in blocks}
+        self.ran: set[str] = set()  # those with a logger that saw something
 
     def _watch(self, quantized: torch.jit.ScriptModule) -> None:
         producers = {entry.producer for entry in self._entries if entry.result < 0}
@@ -128,7 +139,7 @@ class _Shadows:
             substitutes={entry.op for entry in self._entries},
         )
 
-    def run(self, *data: Any) -> Any:
+    def run(self, /, *data: Any, **named: Any) -> Any:
         """One call: of the quantized model, which is listened to, then of the float one on its inputs."""
         entering: dict[tuple[int, int], deque[Tensor]] = defaultdict(deque)
         left: dict[int, list[Tensor]] = defaultdict(list)
@@ -147,22 +158,51 @@ class _Shadows:
                 left[index].append(self._output(index, value))
                 last[self._exits[index]] = index
 
-        result = call(self._quantized, data, self._caller, on_output=see_output, on_inputs=see_inputs)
-        shadows = self._run_float(data, entering, set(last.values()))
+        result = call(
+            self._quantized, data, self._caller, kwargs=named, on_output=see_output, on_inputs=see_inputs
+        )
+        shadows = self._run_float(data, named, entering, set(last.values()))
         for name, index in last.items():
+            self._check_counterparts(name, left[index], shadows[index])
+        for name, index in last.items():
+            self.ran.add(name)
             for x, y in zip(left[index], shadows[index], strict=True):
                 self.loggers[name](x, y)
         return result
 
+    def _check_counterparts(self, name: str, left: list[Tensor], shadows: list[Tensor]) -> None:
+        """Raises QuantizationError unless the shadow gave a value for each of the quantized module."""
+        sizes, others = ([each.shape for each in values] for values in (left, shadows))
+        if sizes != others:
+            differ = (
+                f"ran {len(sizes)} times, and its shadow {len(others)} times"
+                if len(sizes) != len(others)
+                else "gave values of other sizes than its shadow"
+            )
+            raise QuantizationError(
+                f"{self._caller}: {name} of the quantized model {differ}, as ways that depend on the data "
+                "may part; pass data on which both models go the same way, or leave the module out of "
+                "module_swap_list"
+            )
+
     def _run_float(
-        self, data: tuple[Any, ...], entering: dict[tuple[int, int], deque[Tensor]], results: set[int]
+        self,
+        data: tuple[Any, ...],
+        named: dict[str, Any],
+        entering: dict[tuple[int, int], deque[Tensor]],
+        results: set[int],
     ) -> dict[int, list[Tensor]]:
         """What the shadows give at these ops."""
         found: dict[int, list[Tensor]] = defaultdict(list)
+        given = [leaf for leaf in tree_leaves((data, named)) if isinstance(leaf, Tensor)]
+        without: set[str] = set()
 
         def replace(op: int, slot: int, value: Tensor) -> Tensor | None:
             waiting = entering.get((op, slot))
             if not waiting or waiting[0].shape != value.shape:
+                name = self._takers.get((op, slot))
+                if name is not None and not _is_among(value, given):
+                    without.add(name)
                 return None
             # What comes from outside of a loop is given once, and taken more often.
             return waiting.popleft() if len(waiting) > 1 else waiting[0]
@@ -171,8 +211,20 @@ class _Shadows:
             if index in results:
                 found[index].append(own(value))
 
-        call(self._float, data, self._caller, on_output=see, substitute=replace)
+        call(self._float, data, self._caller, kwargs=named, on_output=see, substitute=replace)
+        self._warn_of(without & {self._exits[index] for index in results})
         return found
+
+    def _warn_of(self, names: set[str]) -> None:
+        """Warns, once for each module, that its shadow took a value of the float model's own."""
+        for name in sorted(names - self._warned):
+            self._warned.add(name)
+            warnings.warn(
+                f"{self._caller}: the shadow of {name} runs on the float model's own value of an input, as "
+                "it is not known what the integer model has in its place; errors before the module show in "
+                "the comparison. Name a module around it instead",
+                stacklevel=2,
+            )
 
     def _input(self, entry: Entry, value: Tensor) -> Tensor:
         """What the float op takes in the place of what the integer one took."""
@@ -190,3 +242,8 @@ class _Shadows:
     def _output(self, index: int, value: Tensor) -> Tensor:
         divisors = self._matched.divisors.get(index)
         return own(value) if divisors is None else as_float(value) * divisors
+
+
+def _is_among(value: Tensor, given: list[Tensor]) -> bool:
+    """Whether it is what the user gave, which is the same in both models."""
+    return any(value.data_ptr() == each.data_ptr() and value.shape == each.shape for each in given)
