@@ -57,7 +57,9 @@ class Tolerance:
 
     def loss(self, floating: float, score: float) -> float:
         """What is compared with the tolerance."""
-        return floating - score if self.metric is not None else relative_error(score)
+        if self.metric is None:
+            return relative_error(score)
+        return floating - score if floating != score else 0.0  # both may be infinite
 
 
 def relative_error(sqnr: float) -> float:
@@ -145,9 +147,9 @@ class ChosenPrecision:
         found = search.run()
         if found.loss > self.tolerance.most:
             warnings.warn(
-                f"{self.caller}: tolerance={self.tolerance.most:g} is not reached: the "
-                f"{self.tolerance.words} is {found.loss:.3g} with {len(found.left)} of {len(search.parts)} "
-                f"parts float, and {search.integer.loss:.3g} with none",
+                f"{self.caller}: tolerance={self.tolerance.most:g} is not reached: the nearest model that was "
+                f"found has {len(found.left)} of {len(search.parts)} parts float, and its "
+                f"{self.tolerance.words} is {found.loss:.3g}; it is {search.integer.loss:.3g} with none",
                 stacklevel=4,
             )
         _tell(found, search)
@@ -188,16 +190,16 @@ class _Search:
         self.ranking: Score = outputs(samples=RANKED_ROWS) if by_output else self._judge
         self.alone: dict[Part, float] = {}
         self._multiply_adds = switchable.multiply_adds(chosen.calls[0])
-        self.integer = _Trial(integer, (), self._loss_of(integer))
+        self.integer = self._nearest = _Trial(integer, (), self._loss_of(integer))
 
     def run(self) -> _Trial:
-        """The model within the tolerance that has the fewest parts float, or else the nearest one found."""
+        """The model within the tolerance with the fewest parts float that was found, or else the nearest."""
         if self._holds(self.integer) or not self.parts:
             return self.integer
         self.alone = {part: self.ranking.of([part]) for part in self.parts}
         best = self._shortest_head(self._ranked())
         if not self._holds(best):
-            return best
+            return self._nearest
         largest_first = sorted(best.left, key=lambda part: -self._multiply_adds[part])
         for part in largest_first[:MOST_GIVEN_BACK]:
             trial = self._try([other for other in best.left if other is not part])
@@ -232,7 +234,9 @@ class _Search:
 
     def _try(self, left: Sequence[Part]) -> _Trial:
         module = self._convert(left_float(self._prepared, self._facts, left))
-        return _Trial(module, tuple(left), self._loss_of(module))
+        trial = _Trial(module, tuple(left), self._loss_of(module))
+        self._nearest = min(self._nearest, trial, key=lambda each: (each.loss, len(each.left)))
+        return trial
 
     def _holds(self, trial: _Trial) -> bool:
         return trial.loss <= self.tolerance.most

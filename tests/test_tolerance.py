@@ -153,23 +153,32 @@ def test_a_metric_alone_ranks_where_outputs_are_classes() -> None:
 
 
 def test_what_cannot_be_reached_is_said() -> None:
-    """Test the warning with the tolerance and what was reached, and that a model comes out."""
-    message = r"quantize_jit: tolerance=0\.1 is not reached: the metric, below float's is 0\.5 with "
+    """Test the warning with the tolerance and what was reached, and that nothing is float for nothing."""
+    message = r"tolerance=0\.1 is not reached: the nearest model that was found has 0 of \d parts float"
     with pytest.warns(UserWarning, match=message) as found:
         module = quantized(residual(), tolerance=0.1, metric=Falls())
-    assert "parts float, and 0.5 with none" in "\n".join(str(each.message) for each in found)
-    assert module(IMAGES).shape == (6, 5)
+    assert "metric, below float's is 0.5; it is 0.5 with none" in "\n".join(str(it.message) for it in found)
+    assert tolerance_of(module)["left float"] == []
+    assert jitquant.summarize(module).weights_share == 1.0
+
+
+def test_the_nearest_is_given_where_nothing_is_near_enough() -> None:
+    """Test that of all that was tried the one of least loss comes out, be it not the last."""
+    with pytest.warns(UserWarning, match="nearest model that was found has 1 of "):
+        module = quantized(residual(), tolerance=0.1, metric=Falls(0.2, 0.5, 0.3))
+    assert len(tolerance_of(module)["left float"]) == 1
+    assert tolerance_of(module)["reached"] == 0.5
+    assert tolerance_of(module)["all integer"] == 0.8
 
 
 class Falls:
-    """A metric that has 1 for the first model, which is the float one, and 0.5 for all others."""
+    """A metric that has 1 for the first model, which is the float one, and then these; the last for the rest."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, *others: float) -> None:
+        self.values = [1.0, *(others or (0.5,))]
 
     def __call__(self, module: torch.jit.ScriptModule) -> float:
-        self.calls += 1
-        return 1.0 if self.calls == 1 else 0.5
+        return self.values.pop(0) if len(self.values) > 1 else self.values[0]
 
 
 class Two(Residual):
