@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from jitquant.calls import Call, in_pieces, unspecialized
 from jitquant.errors import QuantizationError
@@ -20,7 +21,7 @@ class Score:
     """What a setting of the switches is worth, higher being better."""
 
     unit: str
-    calls: list[Call]
+    calls: Sequence[Call] = ()
     samples = 0
     floating: float
 
@@ -71,18 +72,38 @@ class ByOutput(Score):
 
     def of_module(self, module: torch.jit.ScriptModule) -> float:
         """The same of any module."""
-        noise = signal = 0.0
-        for call, expected in zip(self.calls, self._float, strict=True):
-            with unspecialized():
-                given = call.run(module)
-            if [tensor.shape for tensor in given] != [tensor.shape for tensor in expected]:
-                return -math.inf  # what is found is something else
-            for ours, theirs in zip(given, expected, strict=True):
-                signal += float(theirs.double().square().sum())
-                noise += float((ours.double() - theirs.double()).square().sum())
-        if math.isnan(noise):
-            return -math.inf
-        return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
+        with unspecialized():
+            given = (call.run(module) for call in self.calls)
+            return _sqnr(zip(self._float, given, strict=True))
+
+    def of_calls(self, module: torch.jit.ScriptModule, calls: Sequence[Call]) -> float:
+        """The same on other calls. No output is kept: the float model runs beside the module, call by call."""
+        with self._switchable.running(()) as floating, unspecialized():
+            return _sqnr((call.run(floating), call.run(module)) for call in calls)
+
+
+def _sqnr(pairs: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]) -> float:
+    """In dB, of all outputs together: pairs of float's and those to judge."""
+    signal = noise = 0.0
+    for expected, given in pairs:
+        if [tensor.shape for tensor in given] != [tensor.shape for tensor in expected]:
+            return -math.inf  # what is found is something else
+        for theirs, ours in zip(expected, given, strict=True):
+            more_signal, more_noise = _powers(theirs.double(), ours.double())
+            signal, noise = signal + more_signal, noise + more_noise
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+
+
+def _powers(theirs: Tensor, ours: Tensor) -> tuple[float, float]:
+    """Of signal and noise. What is infinite in both, as where scores are masked, counts as neither."""
+    finite = theirs.isfinite()
+    same = finite & ours.isfinite() | (theirs == ours) | (theirs.isnan() & ours.isnan())
+    if not bool(same.all()):
+        return 0.0, math.inf
+    signal = theirs[finite]
+    return float(signal.square().sum()), float((ours[finite] - signal).square().sum())
 
 
 class ByMetric(Score):

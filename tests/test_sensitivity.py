@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import QuantizationError
+from jitquant.calls import Call, in_pieces
 from jitquant.info import read_info
+from jitquant.scores import ByOutput
 from jitquant.switchable import Switchable, left_float
 from tests.graphs import graph_text
 from tests.marks import needs_native, needs_photographs
@@ -261,6 +263,63 @@ def test_a_batch_whose_rows_belong_together_is_not_taken_apart() -> None:
 
     found = jitquant.sensitivity(torch.jit.script(Centred().eval()), [IMAGES, IMAGES], samples=2)
     assert found.samples == 6
+
+
+def test_no_batch_runs_whole_for_rows_that_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test that once there are rows enough, no further call is tried whole."""
+    calls = [Call(args=(images,)) for images in IMAGES.split(2)]
+    sizes: list[int] = []
+    run = Call.run
+
+    def counted(call: Call, module: torch.jit.ScriptModule) -> list[Tensor]:
+        sizes.append(call.rows)
+        return run(call, module)
+
+    monkeypatch.setattr(Call, "run", counted)
+    assert [call.rows for call in in_pieces(residual(), calls, 2)] == [1, 1]
+    assert sizes == [2, 1]
+
+
+class Masked(Residual):
+    """With one score that is minus infinity, and one of no number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(self.stem(x)))
+        scores = self.head(y.mean([2, 3]))
+        never = torch.arange(5) == 2
+        return scores.masked_fill(never, float("-inf")).masked_fill(torch.arange(5) == 3, float("nan"))
+
+
+def test_what_is_infinite_in_both_counts_as_nothing() -> None:
+    """Test the same figures as without the scores that are masked."""
+
+    class Without(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.conv(self.stem(x)))
+            return self.head(y.mean([2, 3]))[:, [0, 1, 4]]
+
+    found = []
+    for kind in (Masked, Without):
+        torch.manual_seed(0)
+        model = torch.jit.script(kind().eval())
+        found.append(jitquant.sensitivity(model, [IMAGES], PER_TENSOR, samples=6, preset="fast"))
+    masked, without = found
+    assert math.isfinite(masked.integer)
+    assert masked.samples == 6
+    for row in without.rows:
+        if row.name in {"stem.0", "conv", "head"}:
+            assert masked[row.name].alone == pytest.approx(row.alone, abs=0.5)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_is_infinite_in_one_only_is_an_infinite_error(value: float) -> None:
+    """Test that of a value that is no number too."""
+    layer = nn.Linear(12, 4)
+    switches = switchable(calibrated(torch.jit.script(nn.Sequential(layer).eval())))
+    score = ByOutput(switches, [Call(args=(IMAGES,))], 6, "test")
+    assert score.of_module(torch.jit.script(layer)) > 100
+    layer.bias.data[1] = value
+    assert score.of_module(torch.jit.script(layer)) == -math.inf
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import QuantizationError
+from jitquant.calls import Call, spread
 from tests.graphs import graph_text, saved_and_loaded
 from tests.marks import needs_native, needs_photographs
 from tests.networks import efficientnet_lite0, photographs
@@ -103,6 +104,35 @@ def test_what_is_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert " of the 0.05 that may be" in lines[-2]
     assert lines[-1].startswith(f"1 of {facts['tolerance']['parts']} parts left float for that, which takes ")
     assert jitquant.summarize(quantized(residual())).tolerance is None
+
+
+def test_all_that_calibration_showed_is_within_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test that where what is looked at first is nearer to float than the rest."""
+    monkeypatch.setattr("jitquant.tolerance.JUDGED_ROWS", 1)
+    model = residual()
+    expected, given = model(IMAGES), quantized(model, preset="fast")(IMAGES)
+    nearest = min(range(6), key=lambda row: error(expected[row], given[row]))
+    order = [nearest, *(row for row in range(6) if row != nearest)]
+
+    def run(prepared: torch.jit.ScriptModule) -> None:
+        for row in order:
+            prepared(IMAGES[row : row + 1])
+
+    tolerance = (error(expected[nearest], given[nearest]) + error(expected, given)) / 2
+    assert error(expected[nearest], given[nearest]) < 0.9 * tolerance
+    module = jitquant.quantize_jit(model, PER_TENSOR, run, [], preset="fast", tolerance=tolerance)
+    found = tolerance_of(module)
+    assert error(expected, module(IMAGES)) <= tolerance
+    assert found["reached"] == pytest.approx(error(expected, module(IMAGES)), rel=1e-3)
+    assert found["left float"]
+    assert found["rows"] == 6
+
+
+def test_calls_are_taken_from_all_that_were_recorded() -> None:
+    """Test that evenly, and all where there are few."""
+    calls = [Call(args=(number,)) for number in range(256)]
+    assert [call.args[0] for call in spread(calls, 64)] == list(range(0, 256, 4))
+    assert spread(calls[:5], 64) == calls[:5]
 
 
 def test_a_metric_of_the_users_own() -> None:
