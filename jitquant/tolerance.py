@@ -1,4 +1,4 @@
-"""Precision chosen automatically: few parts stay float, found greedily, that bring a model within a tolerance.
+"""Precision chosen automatically: few parts stay float, and bring a model within a tolerance.
 
 Parts are ranked by the noise of each alone, measured on a graph with switches (jitquant/switchable.py), over
 what it takes to have it float: a part counts as one, and as its multiply-adds over their mean. The shortest
@@ -149,8 +149,8 @@ class ChosenPrecision:
         found = search.run()
         if found.loss > self.tolerance.most:
             warnings.warn(
-                f"{self.caller}: tolerance={self.tolerance.most:g} is not reached: the nearest model that was "
-                f"found has {len(found.left)} of {len(search.parts)} parts float, and its "
+                f"{self.caller}: tolerance={self.tolerance.most:g} is not reached: the nearest model that "
+                f"was found has {len(found.left)} of {len(search.parts)} parts float, and its "
                 f"{self.tolerance.words} is {found.loss:.3g}; it is {search.integer.loss:.3g} with none",
                 stacklevel=4,
             )

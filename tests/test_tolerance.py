@@ -202,7 +202,7 @@ def test_the_nearest_is_given_where_nothing_is_near_enough() -> None:
 
 
 class Falls:
-    """A metric that has 1 for the first model, which is the float one, and then these; the last for the rest."""
+    """A metric that has 1 for the float model, which is first, and then these; for the rest the last."""
 
     def __init__(self, *others: float) -> None:
         self.values = [1.0, *(others or (0.5,))]
