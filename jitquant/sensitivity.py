@@ -170,7 +170,7 @@ def sensitivity(
         qconfig_dict: as for ``prepare_jit``; ``{"": get_default_qconfig()}`` if None.
         metric: ``metric(model) -> float``, higher being better, takes the place of the SQNR of the outputs.
             It is called once for each setting, with a module that behaves as the quantized one would.
-        together: measure that too; without, it takes about a third of the time.
+        together: measure that too; without, it takes about two thirds of the time.
         samples: how many rows of `data` to measure the SQNR on: calls of larger batches are taken apart where
             rows have nothing to do with each other.
         target, preset, correct_bias, smooth_inputs, round_weights, equalize_layers, methods: as for
