@@ -192,10 +192,13 @@ def quantize_jit(
     Args:
         run_fn: calibration: called once as ``run_fn(prepared_model, *run_args)``.
         run_args: its further arguments.
-        tolerance: leave the fewest parts of the model float with which the relative error of its outputs
-            (norm of the difference over norm of float's: 0.1 is 20 dB) on what calibration gives it is no
-            more than that. A part is what one integer op computes. ``summarize`` says of each why it is
-            float, and ``info`` what it costs in bytes and time; a warning says so if it cannot be reached.
+        tolerance: leave few parts of the model float with which the relative error of its outputs (norm of
+            the difference over norm of float's: 0.1 is 20 dB) on what calibration gives it, up to 256 calls
+            or 128 MB of inputs, is no more than that. A part is what one integer op computes. The search is
+            greedy: the shortest head of a ranking by noise alone over cost in float, of which each is then
+            tried as integer again; it looks at 64 rows, and what it finds is judged on all. ``summarize``
+            says of each part why it is float, and ``info`` what it costs in bytes and time. If it is not
+            reached, a warning says so, and the nearest model that was tried comes out.
             ``strict`` is about all other ops then, and ``print_graphs`` about preparing the model.
         metric: ``metric(model) -> float``, higher being better, in the place of that error: the model may
             then be no more than `tolerance` below what the float one has.

@@ -17,12 +17,14 @@ from jitquant.errors import QuantizationError
 from jitquant.info import read_info
 from jitquant.preparation import QConfigDict
 from jitquant.qconfig import get_default_qconfig
-from jitquant.scores import ByMetric, ByOutput, Metric, Score, check_metric
+from jitquant.scores import ByMetric, ByOutput, Metric, Score, check_metric, own_sqnr
 from jitquant.statistics import observers_of
 from jitquant.switchable import Part, Switchable, check_static
 from jitquant.text_table import aligned, decibels, millions
 
 __all__ = ["PartSensitivity", "Sensitivity", "sensitivity"]
+
+LOST = 10 * math.log10(2)  # dB: noise of half the power of the signal
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class PartSensitivity:
         multiply_adds: of one call, with the first item of the data.
         alone: SQNR of the output in dB where only this part is integer, or then the metric. Infinite where
             it changes nothing.
+        own: SQNR of the part's own result in dB where only this part is integer, the median of its channels'.
+            About 0 where one channel's weights are so much larger than the rest that their scale rounds these
+            to zero. None with a metric.
         together: what is gained, in dB or of the metric, if this part stays float while all others are
             integer. None where that was not asked for.
     """
@@ -54,6 +59,7 @@ class PartSensitivity:
     weights: int
     multiply_adds: int
     alone: float
+    own: float | None
     together: float | None
 
 
@@ -62,7 +68,10 @@ class Sensitivity:
     """What `sensitivity` found; ``print`` it for a table, or read the rows.
 
     Attributes:
-        rows: one for each part, the costliest first.
+        rows: one for each part. With SQNR those come first whose own result is lost: in half or more of its
+            channels, noise has more than half the power of the signal (`own` below 3 dB). So it is where one
+            channel of a weight is 1,000 times the others and all have one scale, even if that channel alone
+            makes up the outputs. Both kinds are sorted by `alone`, the costliest first.
         unit: ``"dB"``, or ``"metric"`` where a metric was given.
         floating: the metric of the float model; infinite in dB.
         integer: that of the model with all parts integer.
@@ -88,6 +97,7 @@ class Sensitivity:
         head = (
             f"alone {unit}".strip(),
             f"gain {unit}".strip(),
+            *(["own dB"] if unit else []),
             "part",
             "op",
             "weights",
@@ -112,6 +122,7 @@ class Sensitivity:
         return (
             self._number(row.alone),
             "" if row.together is None else self._number(row.together),
+            *([] if self.unit != "dB" else ["" if row.own is None else decibels(row.own)]),
             row.name,
             row.op,
             str(row.weights or ""),
@@ -159,7 +170,7 @@ def sensitivity(
         qconfig_dict: as for ``prepare_jit``; ``{"": get_default_qconfig()}`` if None.
         metric: ``metric(model) -> float``, higher being better, takes the place of the SQNR of the outputs.
             It is called once for each setting, with a module that behaves as the quantized one would.
-        together: measure that too; without, it takes about a third of the time.
+        together: measure that too; without, it takes about two thirds of the time.
         samples: how many rows of `data` to measure the SQNR on: calls of larger batches are taken apart where
             rows have nothing to do with each other.
         target, preset, correct_bias, smooth_inputs, round_weights, equalize_layers, methods: as for
@@ -206,7 +217,8 @@ def sensitivity(
         if metric is None
         else ByMetric(switchable, metric, caller)
     )
-    return _measured(switchable.parts, score, switchable.multiply_adds(calls[0]), together)
+    own = own_sqnr(switchable, score.calls[0]) if metric is None else {}
+    return _measured(switchable.parts, score, switchable.multiply_adds(calls[0]), own, together)
 
 
 def calibrate(prepared: torch.jit.ScriptModule, calls: Sequence[Call]) -> None:
@@ -217,7 +229,11 @@ def calibrate(prepared: torch.jit.ScriptModule, calls: Sequence[Call]) -> None:
 
 
 def _measured(
-    parts: Sequence[Part], score: Score, multiply_adds: Mapping[Part, int], together: bool
+    parts: Sequence[Part],
+    score: Score,
+    multiply_adds: Mapping[Part, int],
+    own: Mapping[Part, float],
+    together: bool,
 ) -> Sensitivity:
     integer = score.of(parts)
     rows = []
@@ -228,11 +244,16 @@ def _measured(
                 **{key: value for key, value in asdict(part).items() if key != "ops"},
                 multiply_adds=multiply_adds.get(part, 0),
                 alone=score.of([part]),
+                own=own.get(part),
                 together=score.gain(score.of(others), integer) if together else None,
             )
         )
-    rows.sort(key=lambda row: (row.alone, -(row.together or 0)))
+    rows.sort(key=lambda row: (not _is_lost(row), row.alone, -(row.together or 0)))
     return Sensitivity(tuple(rows), score.unit, score.floating, integer, score.samples)
+
+
+def _is_lost(row: PartSensitivity) -> bool:
+    return row.own is not None and row.own < LOST
 
 
 def _finite(value: Any) -> Any:

@@ -77,6 +77,16 @@ class Switchable:
         self.module._c.setattr("_switches", switches)
         yield self.module
 
+    def values(self, on: Collection[Part], ops: Collection[int], call: Call) -> dict[int, Tensor]:
+        """What some ops give, last in a loop, with these parts integer; before a target rounds it."""
+        found: dict[int, Tensor] = {}
+        with self.running(on) as module:
+            watched = Watched(module, self._integer, outputs=ops)
+        watched.run(
+            copied(call.args), lambda op, value: found.update({op: value.clone()}), method=call.method
+        )
+        return found
+
     def gives_floats(self, call: Call) -> bool:
         """Whether there is something of floating point in what the model returns."""
         with self.running(()) as module, unspecialized():

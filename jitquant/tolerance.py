@@ -1,10 +1,12 @@
-"""Precision chosen automatically: the fewest parts stay float that bring a model within a tolerance.
+"""Precision chosen automatically: few parts stay float, and bring a model within a tolerance.
 
 Parts are ranked by the noise of each alone, measured on a graph with switches (jitquant/switchable.py), over
 what it takes to have it float: a part counts as one, and as its multiply-adds over their mean. The shortest
 head of that ranking is looked for whose parts have to be float, and then each of them is tried as integer
 again, beginning with what multiplies most. Each of these sets is converted and measured as it is, which takes
-less time than a float copy of the model does, and no calibration: `leave_float` takes a calibrated model.
+less time than a float copy of the model does, and no calibration: `left_float` takes a calibrated model.
+All of that looks at some rows only. What comes out is judged on all calls that calibration made and that were
+kept, and more parts become float, in the order of the ranking, until it holds there.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
-from jitquant.calls import Call, recorded
+from jitquant.calls import Call, recorded, spread
 from jitquant.checks import check_prepared
 from jitquant.errors import QuantizationError
 from jitquant.info import read_info, write_info
@@ -30,7 +32,7 @@ from jitquant.summary import check_strict, read_report, write_report
 from jitquant.switchable import Part, Switchable, check_static, left_float
 
 RANKED_ROWS = 4  # of the inputs that calibration saw, to rank the parts with
-JUDGED_ROWS = 64  # to judge converted models with
+JUDGED_ROWS = 64  # to look for a model with; the one that is found is judged on all
 MOST_GIVEN_BACK = 16  # parts that are tried as integer again
 TIMED_RUNS = 12  # at most, and at least three, of which the first compile
 TIMED_SECONDS = 2.0
@@ -57,7 +59,9 @@ class Tolerance:
 
     def loss(self, floating: float, score: float) -> float:
         """What is compared with the tolerance."""
-        return floating - score if self.metric is not None else relative_error(score)
+        if self.metric is None:
+            return relative_error(score)
+        return floating - score if floating != score else 0.0  # both may be infinite
 
 
 def relative_error(sqnr: float) -> float:
@@ -145,9 +149,9 @@ class ChosenPrecision:
         found = search.run()
         if found.loss > self.tolerance.most:
             warnings.warn(
-                f"{self.caller}: tolerance={self.tolerance.most:g} is not reached: the "
-                f"{self.tolerance.words} is {found.loss:.3g} with {len(found.left)} of {len(search.parts)} "
-                f"parts float, and {search.integer.loss:.3g} with none",
+                f"{self.caller}: tolerance={self.tolerance.most:g} is not reached: the nearest model that "
+                f"was found has {len(found.left)} of {len(search.parts)} parts float, and its "
+                f"{self.tolerance.words} is {found.loss:.3g}; it is {search.integer.loss:.3g} with none",
                 stacklevel=4,
             )
         _tell(found, search)
@@ -180,30 +184,59 @@ class _Search:
         switchable = Switchable(prepared, facts, integer)
         self.parts = switchable.parts
         metric = chosen.tolerance.metric
-        outputs = partial(ByOutput, switchable, chosen.calls, caller=chosen.caller)
+        outputs = partial(ByOutput, switchable, caller=chosen.caller)
         self._judge: Score = (
-            outputs(samples=JUDGED_ROWS) if metric is None else ByMetric(switchable, metric, chosen.caller)
+            outputs(calls=spread(chosen.calls, JUDGED_ROWS), samples=JUDGED_ROWS)
+            if metric is None
+            else ByMetric(switchable, metric, chosen.caller)
         )
         by_output = metric is None or switchable.gives_floats(chosen.calls[0])
-        self.ranking: Score = outputs(samples=RANKED_ROWS) if by_output else self._judge
-        self.alone: dict[Part, float] = {}
+        judged = self._judge.calls or chosen.calls
+        self.ranking: Score = outputs(calls=judged, samples=RANKED_ROWS) if by_output else self._judge
+        self._on_all = False
+        self.rows = self._judge.samples  # that losses are of; 0 with a metric, which has its own
         self._multiply_adds = switchable.multiply_adds(chosen.calls[0])
-        self.integer = _Trial(integer, (), self._loss_of(integer))
+        self.integer = self._nearest = _Trial(integer, (), self._loss_of(integer))
 
     def run(self) -> _Trial:
-        """The model within the tolerance that has the fewest parts float, or else the nearest one found."""
-        if self._holds(self.integer) or not self.parts:
+        """The model within the tolerance with the fewest parts float that was found, or else the nearest."""
+        if not self.parts:
             return self.integer
-        self.alone = {part: self.ranking.of([part]) for part in self.parts}
-        best = self._shortest_head(self._ranked())
+        best = self.integer if self._holds(self.integer) else self._fewest()
+        return best if isinstance(self._judge, ByMetric) else self._for_all_rows(best)
+
+    def _fewest(self) -> _Trial:
+        """By the rows that are looked at first."""
+        best = self._shortest_head(self._ranked)
         if not self._holds(best):
-            return best
+            return self._nearest
         largest_first = sorted(best.left, key=lambda part: -self._multiply_adds[part])
         for part in largest_first[:MOST_GIVEN_BACK]:
             trial = self._try([other for other in best.left if other is not part])
             best = trial if self._holds(trial) else best
         return best
 
+    def _for_all_rows(self, found: _Trial) -> _Trial:
+        """What was found if it holds on all calls that were kept; else with more parts float."""
+        rows = sum(call.rows for call in self.calls)
+        if rows == self.rows:
+            return found
+        self.rows, self._on_all = rows, True
+        self.integer = self._nearest = self._trial(self.integer.module, ())
+        found = self._trial(found.module, found.left) if found.left else self.integer
+        count = 1
+        while not self._holds(found) and len(found.left) < len(self.parts):
+            others = [part for part in self._ranked if part not in found.left]
+            found = self._try([*found.left, *others[:count]])
+            count *= 2
+        return found if self._holds(found) else self._nearest
+
+    @cached_property
+    def alone(self) -> dict[Part, float]:
+        """What rounding each part alone leaves."""
+        return {part: self.ranking.of([part]) for part in self.parts}
+
+    @cached_property
     def _ranked(self) -> list[Part]:
         """Those first whose noise is large for what they cost in float: one part more, and multiply-adds."""
         mean = sum(self._multiply_adds.values()) / len(self.parts) or 1.0
@@ -231,14 +264,21 @@ class _Search:
         return best
 
     def _try(self, left: Sequence[Part]) -> _Trial:
-        module = self._convert(left_float(self._prepared, self._facts, left))
-        return _Trial(module, tuple(left), self._loss_of(module))
+        return self._trial(self._convert(left_float(self._prepared, self._facts, left)), left)
+
+    def _trial(self, module: torch.jit.ScriptModule, left: Sequence[Part]) -> _Trial:
+        trial = _Trial(module, tuple(left), self._loss_of(module))
+        self._nearest = min(self._nearest, trial, key=lambda each: (each.loss, len(each.left)))
+        return trial
 
     def _holds(self, trial: _Trial) -> bool:
         return trial.loss <= self.tolerance.most
 
     def _loss_of(self, module: torch.jit.ScriptModule) -> float:
-        return self.tolerance.loss(self._judge.floating, self._judge.of_module(module))
+        judge = self._judge
+        if isinstance(judge, ByOutput) and self._on_all:
+            return self.tolerance.loss(judge.floating, judge.of_calls(module, self.calls))
+        return self.tolerance.loss(judge.floating, judge.of_module(module))
 
 
 def _tell(found: _Trial, search: _Search) -> None:
@@ -256,6 +296,7 @@ def _tell(found: _Trial, search: _Search) -> None:
         "reached": found.loss,
         "all integer": search.integer.loss,
         "left float": [part.name for part in found.left],
+        "rows": search.rows,
         "parts": len(search.parts),
         "bytes more": _file_size(found.module) - _file_size(search.integer.module),
         "time": _time_ratio(found.module, search.integer.module, search.calls[0]) if found.left else 1.0,

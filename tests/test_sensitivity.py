@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import QuantizationError
+from jitquant.calls import Call, in_pieces
 from jitquant.info import read_info
+from jitquant.scores import ByOutput
 from jitquant.switchable import Switchable, left_float
 from tests.graphs import graph_text
 from tests.marks import needs_native, needs_photographs
-from tests.networks import efficientnet_lite0, photographs, sqnr
+from tests.networks import efficientnet_lite0, photographs, resnet18, sqnr
 
 PER_TENSOR = {"": jitquant.default_qconfig}
 
@@ -156,6 +158,74 @@ def test_a_broken_layer_is_first(broken: str) -> None:
     assert found.rows[0].together == max(row.together for row in found.rows if row.together is not None)
 
 
+class Chain(nn.Module):
+    """Three convolutions with relu between, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.head(torch.relu(self.third(x)).mean([2, 3]))
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("second", "third")])
+@pytest.mark.parametrize("preset", ["fast", "balanced"])
+def test_a_channel_of_1000_times_the_others_and_what_takes_it_are_first(
+    names: tuple[str, str], preset: str
+) -> None:
+    """Test that where the next layer divides by 1,000 again, so that the function is the same."""
+    network = Chain().eval()
+    layer, following = (network.get_submodule(name) for name in names)
+    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(following, nn.Conv2d)
+    assert layer.bias is not None
+    before = network(IMAGES)
+    layer.weight.data[0] *= 1000
+    layer.bias.data[0] *= 1000
+    following.weight.data[:, 0] /= 1000
+    torch.testing.assert_close(network(IMAGES), before, rtol=1e-4, atol=1e-5)
+    found = jitquant.sensitivity(torch.jit.script(network), [IMAGES], PER_TENSOR, preset=preset)
+    assert {row.name for row in found.rows[:2]} == set(names)
+    assert found.rows[2].alone > found.rows[1].alone + 6
+
+
+@pytest.mark.parametrize("broken", ["stem.0", "conv"])
+@pytest.mark.parametrize("preset", ["fast", "balanced"])
+def test_a_channel_that_drowns_the_others_is_found(broken: str, preset: str) -> None:
+    """Test that the layer is first, though the outputs, which that channel makes up, hide what is lost."""
+    network = Residual().eval()
+    layer = network.get_submodule(broken)
+    assert isinstance(layer, nn.Conv2d)
+    layer.weight.data[0] *= 1000
+    found = jitquant.sensitivity(torch.jit.script(network), [IMAGES], PER_TENSOR, preset=preset)
+    assert found.rows[0].name == broken
+    assert found.rows[0].alone > min(row.alone for row in found.rows) + 6
+    own = [row.own for row in found.rows]
+    assert own[0] is not None
+    assert own[0] < 3
+    assert all(value is not None and value > 3 for value in own[1:])
+    assert "own dB" in found.table()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["layer2.1.conv1", "layer3.0.conv1"])
+def test_a_channel_that_drowns_the_others_in_resnet18(broken: str) -> None:
+    """Test that the layer is first."""
+    network = resnet18().eval()
+    layer = network.get_submodule(broken)
+    assert isinstance(layer, nn.Conv2d)
+    layer.weight.data[0] *= 1000
+    images = torch.randn(2, 3, 224, 224)
+    model = torch.jit.trace(network, images[:1])
+    found = jitquant.sensitivity(model, [images], PER_TENSOR, preset="fast", together=False, samples=1)
+    assert found.rows[0].name == broken
+
+
 def test_rows_say_what_a_part_is() -> None:
     """Test names, weights and multiply-adds, the costliest first, in the table and in JSON."""
     found = jitquant.sensitivity(residual(), IMAGES, samples=2)
@@ -165,6 +235,7 @@ def test_rows_say_what_a_part_is() -> None:
     assert stem.weights == 8 * 3 * 9
     assert stem.multiply_adds == 6 * 12 * 12 * 8 * 3 * 9
     assert found["head"].multiply_adds == 6 * 8 * 5
+    assert all(row.own is not None and row.own > 20 for row in found.rows)
     assert found.samples == 2
     assert found.floating == math.inf
     assert "stem.0" in str(found)
@@ -187,6 +258,8 @@ def test_a_metric_takes_the_place_of_the_outputs() -> None:
 
     found = jitquant.sensitivity(model, [IMAGES], PER_TENSOR, metric=nearness)
     assert found.unit == "metric"
+    assert {row.own for row in found.rows} == {None}
+    assert "own" not in str(found)
     assert found.floating == pytest.approx(0, abs=1e-5)
     assert found.rows[0].name == "conv"
     assert found.rows[0].alone < found.floating
@@ -261,6 +334,63 @@ def test_a_batch_whose_rows_belong_together_is_not_taken_apart() -> None:
 
     found = jitquant.sensitivity(torch.jit.script(Centred().eval()), [IMAGES, IMAGES], samples=2)
     assert found.samples == 6
+
+
+def test_no_batch_runs_whole_for_rows_that_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test that once there are rows enough, no further call is tried whole."""
+    calls = [Call(args=(images,)) for images in IMAGES.split(2)]
+    sizes: list[int] = []
+    run = Call.run
+
+    def counted(call: Call, module: torch.jit.ScriptModule) -> list[Tensor]:
+        sizes.append(call.rows)
+        return run(call, module)
+
+    monkeypatch.setattr(Call, "run", counted)
+    assert [call.rows for call in in_pieces(residual(), calls, 2)] == [1, 1]
+    assert sizes == [2, 1]
+
+
+class Masked(Residual):
+    """With one score that is minus infinity, and one of no number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(self.stem(x)))
+        scores = self.head(y.mean([2, 3]))
+        never = torch.arange(5) == 2
+        return scores.masked_fill(never, float("-inf")).masked_fill(torch.arange(5) == 3, float("nan"))
+
+
+def test_what_is_infinite_in_both_counts_as_nothing() -> None:
+    """Test the same figures as without the scores that are masked."""
+
+    class Without(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.conv(self.stem(x)))
+            return self.head(y.mean([2, 3]))[:, [0, 1, 4]]
+
+    found = []
+    for kind in (Masked, Without):
+        torch.manual_seed(0)
+        model = torch.jit.script(kind().eval())
+        found.append(jitquant.sensitivity(model, [IMAGES], PER_TENSOR, samples=6, preset="fast"))
+    masked, without = found
+    assert math.isfinite(masked.integer)
+    assert masked.samples == 6
+    for row in without.rows:
+        if row.name in {"stem.0", "conv", "head"}:
+            assert masked[row.name].alone == pytest.approx(row.alone, abs=0.5)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_is_infinite_in_one_only_is_an_infinite_error(value: float) -> None:
+    """Test that of a value that is no number too."""
+    layer = nn.Linear(12, 4)
+    switches = switchable(calibrated(torch.jit.script(nn.Sequential(layer).eval())))
+    score = ByOutput(switches, [Call(args=(IMAGES,))], 6, "test")
+    assert score.of_module(torch.jit.script(layer)) > 100
+    layer.bias.data[1] = value
+    assert score.of_module(torch.jit.script(layer)) == -math.inf
 
 
 @pytest.mark.parametrize(

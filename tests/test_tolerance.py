@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import QuantizationError
+from jitquant.calls import Call, spread
 from tests.graphs import graph_text, saved_and_loaded
 from tests.marks import needs_native, needs_photographs
 from tests.networks import efficientnet_lite0, photographs
@@ -105,6 +106,35 @@ def test_what_is_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert jitquant.summarize(quantized(residual())).tolerance is None
 
 
+def test_all_that_calibration_showed_is_within_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test that where what is looked at first is nearer to float than the rest."""
+    monkeypatch.setattr("jitquant.tolerance.JUDGED_ROWS", 1)
+    model = residual()
+    expected, given = model(IMAGES), quantized(model, preset="fast")(IMAGES)
+    nearest = min(range(6), key=lambda row: error(expected[row], given[row]))
+    order = [nearest, *(row for row in range(6) if row != nearest)]
+
+    def run(prepared: torch.jit.ScriptModule) -> None:
+        for row in order:
+            prepared(IMAGES[row : row + 1])
+
+    tolerance = (error(expected[nearest], given[nearest]) + error(expected, given)) / 2
+    assert error(expected[nearest], given[nearest]) < 0.9 * tolerance
+    module = jitquant.quantize_jit(model, PER_TENSOR, run, [], preset="fast", tolerance=tolerance)
+    found = tolerance_of(module)
+    assert error(expected, module(IMAGES)) <= tolerance
+    assert found["reached"] == pytest.approx(error(expected, module(IMAGES)), rel=1e-3)
+    assert found["left float"]
+    assert found["rows"] == 6
+
+
+def test_calls_are_taken_from_all_that_were_recorded() -> None:
+    """Test that evenly, and all where there are few."""
+    calls = [Call(args=(number,)) for number in range(256)]
+    assert [call.args[0] for call in spread(calls, 64)] == list(range(0, 256, 4))
+    assert spread(calls[:5], 64) == calls[:5]
+
+
 def test_a_metric_of_the_users_own() -> None:
     """Test that the model is within the tolerance of what float has of it."""
     model = residual(broken="stem.0")
@@ -153,23 +183,32 @@ def test_a_metric_alone_ranks_where_outputs_are_classes() -> None:
 
 
 def test_what_cannot_be_reached_is_said() -> None:
-    """Test the warning with the tolerance and what was reached, and that a model comes out."""
-    message = r"quantize_jit: tolerance=0\.1 is not reached: the metric, below float's is 0\.5 with "
+    """Test the warning with the tolerance and what was reached, and that nothing is float for nothing."""
+    message = r"tolerance=0\.1 is not reached: the nearest model that was found has 0 of \d parts float"
     with pytest.warns(UserWarning, match=message) as found:
         module = quantized(residual(), tolerance=0.1, metric=Falls())
-    assert "parts float, and 0.5 with none" in "\n".join(str(each.message) for each in found)
-    assert module(IMAGES).shape == (6, 5)
+    assert "metric, below float's is 0.5; it is 0.5 with none" in "\n".join(str(it.message) for it in found)
+    assert tolerance_of(module)["left float"] == []
+    assert jitquant.summarize(module).weights_share == 1.0
+
+
+def test_the_nearest_is_given_where_nothing_is_near_enough() -> None:
+    """Test that of all that was tried the one of least loss comes out, be it not the last."""
+    with pytest.warns(UserWarning, match="nearest model that was found has 1 of "):
+        module = quantized(residual(), tolerance=0.1, metric=Falls(0.2, 0.5, 0.3))
+    assert len(tolerance_of(module)["left float"]) == 1
+    assert tolerance_of(module)["reached"] == 0.5
+    assert tolerance_of(module)["all integer"] == 0.8
 
 
 class Falls:
-    """A metric that has 1 for the first model, which is the float one, and 0.5 for all others."""
+    """A metric that has 1 for the float model, which is first, and then these; for the rest the last."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, *others: float) -> None:
+        self.values = [1.0, *(others or (0.5,))]
 
     def __call__(self, module: torch.jit.ScriptModule) -> float:
-        self.calls += 1
-        return 1.0 if self.calls == 1 else 0.5
+        return self.values.pop(0) if len(self.values) > 1 else self.values[0]
 
 
 class Two(Residual):
