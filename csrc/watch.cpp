@@ -24,20 +24,24 @@ using torch::jit::Node;
 using torch::jit::Stack;
 using torch::jit::Value;
 
-Watcher watcher;
+// Never destroyed: what it calls may belong to an interpreter that is gone before static objects are.
+Watcher& watcher() {
+  static auto* const current = new Watcher;
+  return *current;
+}
 
 void watch(Stack& stack) {
   const int64_t id = torch::jit::pop(stack).toInt();
   const at::Tensor value = torch::jit::pop(stack).toTensor();
-  if (watcher.see && value.defined()) {
-    watcher.see(id, value);
+  if (watcher().see && value.defined()) {
+    watcher().see(id, value);
   }
 }
 
 void substitute(Stack& stack) {
   const int64_t id = torch::jit::pop(stack).toInt();
   at::Tensor value = torch::jit::pop(stack).toTensor();
-  auto other = watcher.substitute ? watcher.substitute(id, value) : std::nullopt;
+  auto other = watcher().substitute ? watcher().substitute(id, value) : std::nullopt;
   torch::jit::push(stack, other ? std::move(*other) : std::move(value));
 }
 
@@ -182,7 +186,7 @@ Node* make_watch(Graph& graph, const char* op, Value* value, Value* id, size_t o
 
 }  // namespace
 
-void set_watcher(Watcher next) { watcher = std::move(next); }
+void set_watcher(Watcher next) { watcher() = std::move(next); }
 
 std::vector<TensorNode> tensor_nodes(const Context& context, const std::shared_ptr<Graph>& graph) {
   const auto nodes = all_that_make_tensors(graph);

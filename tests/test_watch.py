@@ -1,6 +1,8 @@
 """Values of the float model and of the integer one, matched op by op."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -192,3 +194,9 @@ def test_nobody_watches_behind_an_error(images):
         watched.run((images,), fail)
     watched.run((images,))
     assert len(seen) == 1
+
+
+def test_a_process_that_watched_ends_well():
+    """Test that nothing of the watchers outlives the interpreter."""
+    done = subprocess.run([sys.executable, "-c", "import jitquant.watch"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
