@@ -197,6 +197,13 @@ def test_nobody_watches_behind_an_error(images):
 
 
 def test_a_process_that_watched_ends_well():
-    """Test that nothing of the watchers outlives the interpreter."""
-    done = subprocess.run([sys.executable, "-c", "import jitquant.watch"], capture_output=True, text=True)
+    """Test that what watches is not destroyed behind the interpreter, whatever hangs on it alone."""
+    code = (
+        "from jitquant import _C\n"
+        "names = {}\n"
+        "exec('def see(number, value): pass', names)\n"
+        "_C.watch_with(names.pop('see'), None)\n"
+        "del names\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
